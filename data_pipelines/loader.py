@@ -1,0 +1,138 @@
+"""Latents -> PackedTokens: shuffle, patchify, drop tokens, pack, batch (on Grain).
+
+Clips of any size are laid one after another into rows of `tokens_per_row` tokens by
+Grain's first-fit packer; their captions are packed alongside into `text_tokens_per_row`
+text tokens. Dropping tokens at a rate drawn per clip is NaViT's (arXiv:2307.06304).
+
+Shapes: as in sora_jax/api.py; n tokens of one clip, m tokens of its caption.
+Used by: configs/. Next: rows.py, sora_jax/training/loop.py.
+"""
+
+import math
+from typing import Any
+
+import grain
+import numpy as np
+from grain import experimental as grain_experimental
+
+from data_pipelines import rows as rows_lib
+from sora_jax import api
+from sora_jax.configlib import config
+from sora_jax.nn import patches
+from sora_jax.text import tokenizers
+
+
+@config
+class PackedLatents:
+  """A dataset of latents as rows of packed tokens (an `api.BatchSource`)."""
+
+  path: str = ""  # versioned folder of the latents dataset
+  split: str = "train"
+  rows: int = 16  # of the global batch
+  tokens_per_row: int = 128
+  text_tokens_per_row: int = 64
+  max_clips_per_row: int = 12
+  packing_bins: int = 32  # rows that a row's packer fills at a time
+  patch: tuple[int, int, int] = (1, 1, 1)  # the model's
+  tokenizer: tokenizers.WordTokenizer | tokenizers.ByteTokenizer
+  token_drop: float = 0.0  # each clip drops a share drawn from [0, token_drop]
+  skip_too_long: bool = False  # leave out clips longer than a row instead of an error
+  seed: int = 0
+
+  def open(self, rows: range) -> rows_lib.RowBatches:
+    """The stream of the given rows of the global batch.
+
+    Raises:
+      ValueError: no such dataset; later, from the stream, a clip longer than a row.
+    """
+    if not 0.0 <= self.token_drop < 1.0:
+      raise ValueError(f"data.token_drop must be in [0, 1), got {self.token_drop}")
+    source = rows_lib.open_source(self.path, self.split)
+
+    def make_row(row: int) -> grain.IterDataset:
+      stream = rows_lib.row_stream(source, row, self.rows, self.seed)
+      stream = stream.random_map(Tokenize(self), seed=self.seed)
+      return self._pack(rows_lib.to_iterator(stream).filter(_fits), row)
+
+    return rows_lib.RowBatches(rows, make_row, collate)
+
+  def _pack(self, stream: grain.IterDataset, row: int) -> grain.IterDataset:
+    tokens, clips = self.tokens_per_row, self.max_clips_per_row
+    return grain_experimental.FirstFitPackIterDataset(
+      stream,
+      length_struct={
+        "tokens": tokens, "positions": tokens, "text": self.text_tokens_per_row,
+        "sizes": clips, "fps": clips, "clip_ids": clips,
+      },
+      meta_features=("positions", "sizes", "fps", "clip_ids"),
+      num_packing_bins=self.packing_bins, max_sequences_per_bin=clips,
+      shuffle_bins=True, seed=self.seed + row,
+    )  # fmt: skip
+
+
+class Tokenize(grain.transforms.RandomMap):
+  """One latents record -> the arrays of one segment, or None where it is skipped."""
+
+  def __init__(self, config: PackedLatents):
+    self._config = config
+
+  def random_map(
+    self, record: dict[str, Any], rng: np.random.Generator
+  ) -> dict[str, np.ndarray] | None:
+    latents_THWC = np.asarray(record["latents"], np.float32)
+    size = patches.grid(latents_THWC.shape, self._config.patch)
+    keep = self._keep(math.prod(size), rng)
+    caption = record["caption"].decode()
+    if len(keep) > self._config.tokens_per_row:
+      return self._too_long(caption, size)
+    tokens = patches.patchify(latents_THWC, self._config.patch)
+    return {
+      "tokens": tokens[keep],
+      "positions": patches.positions(size)[keep],
+      "text": self._text(caption),
+      "sizes": np.asarray([size], np.int32),
+      "fps": np.float32([record["fps"]]),
+      # One more than the index, because the packer pads with zeros.
+      "clip_ids": np.asarray([record["index"] + 1], np.int32),
+    }
+
+  def _keep(self, num: int, rng: np.random.Generator) -> np.ndarray:
+    rate = rng.uniform(0.0, self._config.token_drop)
+    count = max(1, round(num * (1.0 - rate)))
+    return np.sort(rng.choice(num, count, replace=False)) if rate else np.arange(num)
+
+  def _text(self, caption: str) -> np.ndarray:
+    return self._config.tokenizer.encode(caption)[: self._config.text_tokens_per_row]
+
+  def _too_long(self, caption: str, size: tuple[int, int, int]) -> None:
+    config = self._config
+    if config.skip_too_long:
+      return None
+    raise ValueError(
+      f"the clip {caption[:60]!r} has {math.prod(size)} tokens ({size[0]}x{size[1]}x"
+      f"{size[2]} patches), more than a row: raise --config.data.tokens_per_row (now "
+      f"{config.tokens_per_row}), make the clips smaller or shorter, or leave such clips "
+      "out with --config.data.skip_too_long"
+    )
+
+
+def _fits(element: dict[str, np.ndarray] | None) -> bool:
+  return element is not None
+
+
+def collate(batch: dict[str, np.ndarray]) -> api.PackedTokens:
+  """The packer's stacked rows, by the names of `PackedTokens`."""
+  segment_ids = batch["tokens_segment_ids"].astype(np.int32)
+  return api.PackedTokens(
+    tokens=batch["tokens"],
+    positions=batch["positions"],
+    segment_ids=segment_ids,
+    known=np.zeros(segment_ids.shape, bool),
+    text=batch["text"],
+    text_segment_ids=batch["text_segment_ids"].astype(np.int32),
+    text_positions=batch["text_positions"].astype(np.int32),
+    sizes=batch["sizes"],
+    fps=batch["fps"],
+    clip_ids=batch["clip_ids"] - 1,
+    text_dropped=np.zeros(batch["clip_ids"].shape, bool),
+  )

@@ -1,0 +1,53 @@
+"""How every command starts and fails: flags by absl, user errors in one line.
+
+Used by: the verbs, the jobs of data_pipelines.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+_TRACEBACK = flags.DEFINE_bool(
+  "traceback", False, "Show the Python traceback of a user error too."
+)
+
+
+def run(main: Callable[[], None]) -> None:
+  """Parses the flags and runs `main`; a ValueError is the user's, and exits with 2."""
+  # absl's own greeting on stderr, and the compiler's chatter, are not for users.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  logging.set_verbosity(logging.ERROR)
+  warnings.showwarning = _show_warning
+
+  def guarded(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+      _fail(f"unexpected argument {argv[1]!r}; options start with --")
+    try:
+      main()
+    except (ValueError, FileNotFoundError) as error:
+      if _TRACEBACK.value:
+        raise
+      _fail(str(error))
+
+  app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+    message = error.args[0] if isinstance(error, KeyError) else error
+    _fail(f"{message}\nSee {os.path.basename(argv[0])} --help")
+  return []
+
+
+def _fail(message: str) -> None:
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(2)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+  print(f"warning: {message}", file=sys.stderr)

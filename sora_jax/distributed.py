@@ -1,0 +1,78 @@
+"""Starting JAX on several processes, and moving rows between hosts and devices.
+
+Used by: training/loop.py, the verbs.
+"""
+
+import json
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from sora_jax import sharding
+
+# Set by the TPU runtime (one slice, several slices) and by SLURM on every worker.
+_CLUSTER_VARIABLES = (
+  "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS", "SLURM_STEP_NODELIST"
+)
+
+
+def initialize() -> None:
+  """Joins the other processes of the run, where there are any.
+
+  On a TPU pod or under SLURM/Kubernetes JAX finds the cluster by itself. Elsewhere
+  `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name it.
+  """
+  if jax.distributed.is_initialized():
+    return
+  if "JAX_NUM_PROCESSES" in os.environ:
+    jax.distributed.initialize(
+      coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
+      num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
+      process_id=int(os.environ["JAX_PROCESS_ID"]),
+    )
+  elif any(name in os.environ for name in _CLUSTER_VARIABLES):
+    jax.distributed.initialize()
+
+
+def is_primary() -> bool:
+  """Whether this process does what only one may do (logs, reports)."""
+  return jax.process_index() == 0
+
+
+def local_rows(mesh: jax.sharding.Mesh, rows: int) -> range:
+  """The rows of the global batch that this process feeds.
+
+  Raises:
+    ValueError: the batch does not divide over the mesh.
+  """
+  layout = sharding.named(mesh, ("batch",), (rows,))
+  slices = layout.addressable_devices_indices_map((rows,)).values()
+  mine = sorted({r for (s,) in slices for r in range(*s.indices(rows))})
+  if mine != list(range(mine[0], mine[-1] + 1)):
+    raise ValueError(f"mesh: this process owns rows {mine}, which are not contiguous")
+  return range(mine[0], mine[-1] + 1)
+
+
+def to_global(mesh: jax.sharding.Mesh, local: Any) -> Any:
+  """Each process's rows (numpy) -> global arrays, rows over the batch axes."""
+  layout = sharding.batch(mesh)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(layout, np.asarray(x)), local
+  )
+
+
+def gather_states(states: dict[str, Any]) -> dict[str, Any]:
+  """The union over processes of JSON-valued dicts with distinct keys."""
+  if jax.process_count() == 1:
+    return states
+  text = np.frombuffer(json.dumps(states).encode(), np.uint8)
+  longest = int(multihost_utils.process_allgather(np.int32(len(text))).max())
+  padded = np.full(longest, ord(" "), np.uint8)
+  padded[: len(text)] = text
+  merged: dict[str, Any] = {}
+  for row in multihost_utils.process_allgather(padded):
+    merged.update(json.loads(bytes(row)))
+  return merged

@@ -1,0 +1,151 @@
+"""THE denoiser: a Wan-shaped diffusion transformer on packed rows.
+
+Each block, for a token whose (segment, known) pair has the time modulation e (six
+values per channel, plus the block's own bias):
+
+  shift1, scale1, gate1, shift2, scale2, gate2 = e + bias
+  x = x + gate1 * SelfAttention(LN(x) * (1 + scale1) + shift1)   3-D rotary, QK-RMSNorm
+  x = x + CrossAttention(LN'(x), text)                           within segments
+  x = x + gate2 * MLP(LN(x) * (1 + scale2) + shift2)
+
+DiT is arXiv:2212.09748; the block is that of Wan 2.x (arXiv:2503.20314), whose 2.2-5B
+model already takes a noise level per token.
+
+Shapes: B rows, L tokens, P values a patch, S segments, M text tokens, D width, N heads,
+H head dim.
+Used by: models/text_to_video.py. Next: nn/attention.py, nn/modulation.py.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sora_jax import api, sharding
+from sora_jax.configlib import config
+from sora_jax.nn import attention, layers, modulation, positions, stack
+
+
+@config
+class DiTConfig:
+  """Sizes of a DiT. `DIT_SIZES` in configs/common.py lists the usual ones."""
+
+  patch: tuple[int, int, int] = (1, 2, 2)  # latents per token along t, h, w
+  latent_channels: int = 16
+  width: int = 1536
+  depth: int = 30
+  num_heads: int = 12
+  mlp_dim: int = 8960
+  text_dim: int = 4096  # width of the text embeddings
+  freq_dim: int = 256  # sinusoidal features of the noise level
+  activation: str = "gelu_tanh"
+  absolute_frequencies: int = 0  # > 0 adds NaViT's absolute positions to the rotary ones
+  scan: bool = True  # scan over layers, or unroll them
+  remat: str = "none"  # see nn/stack.py
+
+  @property
+  def token_dim(self) -> int:
+    """P: values per token."""
+    pt, ph, pw = self.patch
+    return pt * ph * pw * self.latent_channels
+
+  def make(self, rngs: nnx.Rngs) -> "DiT":
+    return DiT(self, rngs=rngs)
+
+
+class DiTBlock(nnx.Module):
+  """One block; see the equations above."""
+
+  def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+    width = config.width
+    self.modulation = layers.param(rngs, layers.zeros, (6 * width,), (None,))
+    self.self_attention = attention.Attention(width, config.num_heads, rngs=rngs)
+    self.cross_norm = layers.LayerNorm(width, rngs=rngs)
+    self.cross_attention = attention.Attention(width, config.num_heads, rngs=rngs)
+    self.mlp = layers.Mlp(
+      width, config.mlp_dim, activation=config.activation, rngs=rngs
+    )
+
+  def __call__(
+    self, x_BLD: jax.Array, table_BSK: jax.Array, level_BL: jax.Array,
+    text_BMD: jax.Array, segments_BL: jax.Array, text_segments_BM: jax.Array,
+    rotary: tuple[jax.Array, jax.Array],
+  ) -> jax.Array:  # fmt: skip
+    values_BLK = modulation.gather(table_BSK + self.modulation[...], level_BL)
+    shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(values_BLK, 6, -1)
+    dtype = x_BLD.dtype
+
+    y_BLD = (layers.layer_norm(x_BLD) * (1 + scale1) + shift1).astype(dtype)
+    y_BLD = self.self_attention(y_BLD, y_BLD, segments_BL, segments_BL, rotary)
+    x_BLD = x_BLD + (gate1 * y_BLD).astype(dtype)
+
+    y_BLD = self.cross_norm(x_BLD)
+    x_BLD = x_BLD + self.cross_attention(y_BLD, text_BMD, segments_BL, text_segments_BM)
+
+    y_BLD = (layers.layer_norm(x_BLD) * (1 + scale2) + shift2).astype(dtype)
+    x_BLD = x_BLD + (gate2 * self.mlp(y_BLD)).astype(dtype)
+    return sharding.constrain(x_BLD, "batch", "length", None)
+
+
+class DiT(nnx.Module):
+  """Noisy tokens, their noise levels and text embeddings -> velocity of each token."""
+
+  def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
+    width = config.width
+    self.embed = layers.Linear(config.token_dim, width, axes=(None, "embed"), rngs=rngs)
+    if config.absolute_frequencies:
+      num_features = 3 * (2 * config.absolute_frequencies + 2)
+      self.place = layers.Linear(num_features, width, axes=(None, "embed"), rngs=rngs)
+    self.time = modulation.TimeEmbedding(width, config.freq_dim, rngs=rngs)
+    self.text_in = layers.Linear(config.text_dim, width, axes=(None, "embed"), rngs=rngs)
+    self.text_out = layers.Linear(width, width, rngs=rngs)
+    self.blocks = stack.Stack(
+      lambda rngs: DiTBlock(config, rngs=rngs), config.depth,
+      scan=config.scan, remat=config.remat, rngs=rngs,
+    )  # fmt: skip
+    self.head_modulation = layers.param(rngs, layers.zeros, (2, width), (None, None))
+    self.head = layers.Linear(width, config.token_dim, init=layers.zeros, rngs=rngs)
+    self.config = config
+
+  def __call__(
+    self, tokens_BLP: jax.Array, t_BS: jax.Array, text_BMD: jax.Array,
+    batch: api.PackedTokens,
+  ) -> jax.Array:  # fmt: skip
+    """The velocity of each token, float32 [B, L, P].
+
+    Args:
+      tokens_BLP: the noisy tokens; known ones are clean. Sets the compute dtype.
+      t_BS: the noise level of each clip, 0 (data) to 1 (noise).
+      text_BMD: caption embeddings, packed like `batch.text`.
+      batch: segments, positions and sizes; its tokens are not read.
+    """
+    num_segments, dtype = t_BS.shape[1], tokens_BLP.dtype
+    segment_BL = batch.segment_ids
+    level_BL = modulation.level_index(segment_BL, batch.known, num_segments)
+    time_BSD, table_BSK = self.time(modulation.levels(t_BS))
+    rotary = positions.rotary_table(
+      batch.positions, self.config.width // self.config.num_heads
+    )
+
+    x_BLD = self.embed(tokens_BLP)
+    if self.config.absolute_frequencies:
+      x_BLD = x_BLD + self._places(batch).astype(dtype)
+    text_BMD = layers.ACTIVATIONS["gelu_tanh"](self.text_in(text_BMD.astype(dtype)))
+    text_BMD = self.text_out(text_BMD)
+    x_BLD = self.blocks(
+      x_BLD, table_BSK, level_BL, text_BMD, segment_BL, batch.text_segment_ids, rotary
+    )
+
+    shift_BSD, scale_BSD = (time_BSD + bias for bias in self.head_modulation[...])
+    shift_BLD = modulation.gather(shift_BSD, level_BL)
+    scale_BLD = modulation.gather(scale_BSD, level_BL)
+    x_BLD = layers.layer_norm(x_BLD) * (1 + scale_BLD) + shift_BLD
+    return self.head(x_BLD.astype(dtype)).astype(jnp.float32)
+
+  def _places(self, batch: api.PackedTokens) -> jax.Array:
+    index_BL = jnp.maximum(batch.segment_ids - 1, 0)
+    sizes_BL3 = modulation.gather(jnp.asarray(batch.sizes, jnp.float32), index_BL)
+    return self.place(
+      positions.absolute_features(
+        batch.positions, sizes_BL3, self.config.absolute_frequencies
+      )
+    )

@@ -1,0 +1,56 @@
+"""A stack of identical blocks: one set of parameters with a leading layer dim.
+
+Scanned, so that compile time does not grow with depth, or unrolled; the parameters and
+the result are the same. Rematerialization trades compute for activation memory.
+
+Used by: models/dit.py, text/encoder.py.
+"""
+
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+# What a layer's backward pass keeps of its forward pass.
+REMAT: dict[str, Callable | None] = {
+  "none": None,  # everything
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # matmul results
+  "full": jax.checkpoint_policies.nothing_saveable,  # the layer's input only
+}
+
+
+class Stack(nnx.Module):
+  """x -> block_n(... block_1(x, *args) ..., *args)."""
+
+  def __init__(
+    self, make_block: Callable[[nnx.Rngs], nnx.Module], num_layers: int, *,
+    rngs: nnx.Rngs, scan: bool = True, remat: str = "none",
+  ):  # fmt: skip
+    if remat not in REMAT:
+      raise ValueError(f"remat must be one of {sorted(REMAT)}, got {remat!r}")
+    if num_layers < 1:
+      raise ValueError(f"a stack needs at least one layer, got {num_layers}")
+
+    @nnx.split_rngs(splits=num_layers)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def make(rngs: nnx.Rngs) -> nnx.Module:
+      return make_block(rngs)
+
+    self.layers = make(rngs)
+    self.num_layers = num_layers
+    self.scan = scan
+    self.remat = remat
+
+  def __call__(self, x: jax.Array, *args: jax.Array) -> jax.Array:
+    graphdef, state = nnx.split(self.layers)
+
+    def apply(x, layer):
+      return nnx.merge(graphdef, layer)(x, *args), None
+
+    if self.remat != "none":
+      apply = jax.checkpoint(apply, policy=REMAT[self.remat])
+    if self.scan:
+      return jax.lax.scan(apply, x, state)[0]
+    for i in range(self.num_layers):
+      x, _ = apply(x, jax.tree.map(lambda leaf, i=i: leaf[i], state))
+    return x

@@ -1,0 +1,140 @@
+"""Generates videos from prompts with a trained run.
+
+  python -m sora_jax.sample --workdir=W --prompt="a red circle moves left" \\
+      --size=32x32 --frames=9 --out=DIR
+  python -m sora_jax.sample --workdir=W --prompts_file=prompts.jsonl --out=DIR
+
+A prompts file has one prompt a line, or one JSON object a line with "prompt" and, where
+they differ from the flags, "size" ("HxW"), "frames" and "seed"; a "group" is passed on.
+Prompts of different sizes are packed into the same rows. Out: an mp4 (or png) each, contact_sheet.png and
+samples.jsonl.
+"""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+from absl import flags
+
+from sora_jax import cli
+from sora_jax.diffusion import samplers
+from sora_jax.generation import canvas, generator, video_files
+from sora_jax.training import metrics
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a text-to-video run.")
+_OUT = flags.DEFINE_string("out", None, "Folder for the videos.")
+_PROMPT = flags.DEFINE_multi_string("prompt", [], "What to make; may be repeated.")
+_PROMPTS_FILE = flags.DEFINE_string("prompts_file", None, "A prompt or JSON per line.")
+_SIZE = flags.DEFINE_string("size", "32x32", "HEIGHTxWIDTH in pixels.")
+_FRAMES = flags.DEFINE_integer("frames", 9, "Frames; 1 makes an image.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the first prompt; each next one adds 1.")
+_FPS = flags.DEFINE_float("fps", 8.0, "Of the files that are written.", lower_bound=0.1)
+_SAMPLER = flags.DEFINE_enum("sampler", "euler", sorted(samplers.SAMPLERS), "Solver.")
+_STEPS = flags.DEFINE_integer("steps", 20, "Of the sampler.", lower_bound=1)
+_GUIDANCE = flags.DEFINE_float("guidance_scale", 3.0, "Classifier-free; 1 is none.")
+_EMA = flags.DEFINE_bool("ema", True, "Use the moving average of the parameters.")
+_CODEC = flags.DEFINE_string("codec", None, "Workdir of the codec, if it has moved.")
+_UPSCALE = flags.DEFINE_integer(
+  "upscale", 0, "Whole number of screen pixels per pixel; 0 chooses.", lower_bound=0
+)
+_LOSSLESS = flags.DEFINE_bool("lossless", False, "Also write every frame, frames.npz.")
+
+
+def main() -> None:
+  lines = _lines()
+  requests = [_request(i, line) for i, line in enumerate(lines)]
+  model = generator.Generator(_WORKDIR.value, codec=_CODEC.value, ema=_EMA.value)
+  requests = [canvas.round_to_grid(request, model.grid) for request in requests]
+  with metrics.progress(0, desc="sample", unit="row") as bar:
+
+    def progress(done: int, total: int) -> None:
+      bar.total = total
+      bar.update(done)
+
+    videos = model.generate(
+      requests, sampler=samplers.SAMPLERS[_SAMPLER.value](num_steps=_STEPS.value),
+      guidance_scale=_GUIDANCE.value, progress=progress,
+    )  # fmt: skip
+  out = pathlib.Path(_OUT.value)
+  out.mkdir(parents=True, exist_ok=True)
+  groups = [{"group": line["group"]} if "group" in line else {} for line in lines]
+  write(out, requests, groups, videos)
+  print(f"{len(videos)} videos of checkpoint {model.step} in {out}")
+
+
+def write(
+  out: pathlib.Path, requests: list[canvas.Request], groups: list[dict], videos: list
+) -> None:
+  """The files of each sample, the contact sheet, samples.jsonl, and frames.npz."""
+  rows = []
+  for i, (request, group, video) in enumerate(zip(requests, groups, videos)):
+    slug = re.sub(r"\W+", "_", request.prompt)[:60].strip("_")
+    upscale = _UPSCALE.value or max(1, 256 // max(video.shape[1:3]))
+    path = video_files.write_video_or_image(
+      out / f"{i:04d}_{slug}", video, _FPS.value, upscale
+    )
+    rows.append({
+      "file": path.name, "prompt": request.prompt, "frames": request.frames,
+      "height": request.height, "width": request.width, "seed": request.seed, **group,
+    })  # fmt: skip
+  labels = [f"{r.prompt}  {r.frames}x{r.height}x{r.width}" for r in requests]
+  video_files.write_png(
+    out / "contact_sheet.png", video_files.contact_sheet(videos[:64], labels[:64])
+  )
+  lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+  (out / "samples.jsonl").write_text(lines)
+  if _LOSSLESS.value:
+    np.savez_compressed(
+      out / "frames.npz", **{f"{i:04d}": v for i, v in enumerate(videos)}
+    )
+
+
+def _lines() -> list[dict]:
+  lines = [{"prompt": prompt} for prompt in _PROMPT.value]
+  if _PROMPTS_FILE.value:
+    lines += _read_prompts(pathlib.Path(_PROMPTS_FILE.value))
+  if not lines:
+    raise ValueError("nothing to make: give --prompt or a --prompts_file with prompts")
+  return lines
+
+
+def _request(number: int, line: dict) -> canvas.Request:
+  height, width = parse_size(line.get("size", _SIZE.value))
+  return canvas.Request(
+    prompt=line["prompt"], height=height, width=width,
+    frames=int(line.get("frames", _FRAMES.value)),
+    seed=int(line.get("seed", _SEED.value + number)),
+  )  # fmt: skip
+
+
+def _read_prompts(path: pathlib.Path) -> list[dict]:
+  if not path.exists():
+    raise ValueError(f"--prompts_file={path} does not exist")
+  prompts = []
+  for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    if not line.strip():
+      continue
+    if not line.lstrip().startswith("{"):
+      prompts.append({"prompt": line.strip()})
+      continue
+    try:
+      prompts.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      raise ValueError(f"{path}, line {number}: not valid JSON ({error})") from error
+    if not isinstance(prompts[-1].get("prompt"), str):
+      raise ValueError(f'{path}, line {number}: no "prompt"')
+  return prompts
+
+
+def parse_size(text: str) -> tuple[int, int]:
+  """"32x48" -> (32, 48): height, width."""
+  match = re.fullmatch(r"(\d+)x(\d+)", str(text))
+  if not match:
+    raise ValueError(f"a size is HEIGHTxWIDTH, such as 32x48, not {text!r}")
+  return int(match[1]), int(match[2])
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["workdir", "out"])
+  cli.run(main)

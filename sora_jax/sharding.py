@@ -1,0 +1,116 @@
+"""Parallelism in one table: logical axes of arrays -> axes of the device mesh.
+
+Parameters carry logical axis names (`nn/layers.py:param`), activations are named where
+they are constrained (`constrain`). No other file knows a mesh axis.
+
+  data     replicas of everything            (the slow axis: across slices)
+  fsdp     batch, and parameters sharded with it   (arXiv:2004.13336, ZeRO)
+  context  the length of a row
+  tensor   heads and MLP width               (arXiv:1909.08053, Megatron)
+
+Used by: training/state.py, generation/generator.py and the layers of nn/.
+"""
+
+import math
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from sora_jax.configlib import config
+
+MESH_AXES = ("data", "fsdp", "context", "tensor")
+
+# Logical axis -> mesh axes. An axis that is not listed is an error; None is replicated.
+RULES: dict[str, tuple[str, ...] | None] = {
+  # activations
+  "batch": ("data", "fsdp"),
+  "length": ("context",),
+  "act_heads": ("tensor",),
+  "act_mlp": ("tensor",),
+  # parameters
+  "embed": ("fsdp",),
+  "heads": ("tensor",),
+  "mlp": ("tensor",),
+  "vocab": None,
+  "layers": None,
+  "small": None,
+}
+
+
+@config
+class MeshConfig:
+  """How many devices stand along each mesh axis; -1 takes what is left."""
+
+  data: int = 1
+  fsdp: int = -1
+  context: int = 1
+  tensor: int = 1
+
+  def make(self, devices: list[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """The mesh over all (or the given) devices.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [getattr(self, axis) for axis in MESH_AXES]
+    free = [i for i, size in enumerate(sizes) if size == -1]
+    fixed = math.prod(size for size in sizes if size != -1)
+    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes):
+      raise ValueError(f"mesh: at most one axis may be -1, the rest >= 1; got {self}")
+    if len(devices) % fixed or (not free and fixed != len(devices)):
+      raise ValueError(
+        f"mesh: {self} needs {'a multiple of ' if free else ''}{fixed} devices, but "
+        f"there are {len(devices)}"
+      )
+    for i in free:
+      sizes[i] = len(devices) // fixed
+    auto = (jax.sharding.AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto, devices=devices)
+
+
+def spec(logical_axes: tuple[str | None, ...]) -> PartitionSpec:
+  """The PartitionSpec of an array whose dims have these logical names."""
+  return PartitionSpec(*(RULES[axis] if axis else None for axis in logical_axes))
+
+
+def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
+  """Asks for a layout of an activation; does nothing where there is no mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or math.prod(mesh.shape.values()) == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec(logical_axes))
+
+
+def named(
+  mesh: jax.sharding.Mesh, logical_axes: tuple[str | None, ...], shape: tuple[int, ...]
+) -> NamedSharding:
+  """The sharding of one array, checked against its shape.
+
+  Raises:
+    ValueError: a dim is not divisible by the mesh axes that it lies on.
+  """
+  partition = spec(logical_axes)
+  for dim, axis in zip(shape, logical_axes):
+    axes = (RULES[axis] if axis else None) or ()
+    ways = math.prod(mesh.shape[a] for a in axes)
+    if dim % ways:
+      raise ValueError(
+        f"mesh: {ways} devices along {'x'.join(axes)} must divide {dim}, a dim of an "
+        f"array of shape {shape} with logical axes {logical_axes}"
+      )
+  return NamedSharding(mesh, partition)
+
+
+def tree_shardings(mesh: jax.sharding.Mesh, axes: Any, abstract: Any) -> Any:
+  """`named` over a tree of logical axes (tuples) and one of arrays or shapes."""
+  return jax.tree.map(
+    lambda a, x: named(mesh, a, x.shape),
+    axes, abstract, is_leaf=lambda a: isinstance(a, tuple),
+  )  # fmt: skip
+
+
+def batch(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """The sharding of every array of a batch: rows over the batch axes."""
+  return NamedSharding(mesh, spec(("batch",)))

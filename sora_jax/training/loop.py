@@ -1,0 +1,98 @@
+"""THE training loop: one for every objective, read from top to bottom.
+
+  python -m sora_jax.train --config=configs/demo.py:dit --workdir=runs/mine
+
+The stream of batches, the noise and the updates are functions of the config alone: a
+run that is interrupted and resumed ends with the same bits as one that is not.
+
+Used by: sora_jax/train.py.
+"""
+
+import pathlib
+import time
+
+import jax
+
+from sora_jax import distributed, sharding
+from sora_jax.nn.skeleton import Skeleton
+from sora_jax.training import checkpoint, feed, metrics, state, step
+from sora_jax.training.config import TrainConfig
+
+
+def train(config: TrainConfig, workdir: str | pathlib.Path) -> state.TrainState:
+  """Trains until `config.num_steps`, resuming from the workdir's newest checkpoint."""
+  workdir = pathlib.Path(workdir)
+  checkpoint.claim_workdir(workdir, config)
+
+  # ---- Mesh, model, optimizer -------------------------------------------------------
+  mesh = config.mesh.make()
+  rows = distributed.local_rows(mesh, config.data.rows)
+  skeleton = Skeleton.of(config.objective.make)
+  optimizer = config.optimizer.make(config.num_steps)
+
+  with jax.set_mesh(mesh):
+    train_state, layout = state.init_sharded(skeleton, optimizer, config.seed, mesh)
+    train_step = jax.jit(
+      step.make_train_step(
+        config.objective, skeleton, optimizer,
+        seed=config.seed, ema_decay=config.ema_decay,
+      ),
+      donate_argnums=0, in_shardings=(layout, sharding.batch(mesh)),
+      out_shardings=(layout, None),
+    )  # fmt: skip
+
+    # ---- Resume ---------------------------------------------------------------------
+    checkpoints = checkpoint.Checkpointer(
+      workdir, every=config.checkpoint_every, keep=config.keep_checkpoints
+    )
+    batches = config.data.open(rows)
+    first = checkpoints.latest_step() or 0
+    if first:
+      train_state, data_state = checkpoints.restore(train_state, first)
+      batches.set_state(data_state)
+    data_state = batches.get_state()
+    log = metrics.MetricLog(workdir, first_step=first)
+
+    # ---- Steps ----------------------------------------------------------------------
+    stream = feed.Feed(batches)
+    window = metrics.Window()
+    bar = metrics.progress(
+      config.num_steps, initial=first, desc=workdir.name, unit="step"
+    )
+    pending = None  # the metrics of the step before, read while this one runs
+    try:
+      for number in range(first, config.num_steps):
+        waiting = time.perf_counter()
+        local, data_state = next(stream)
+        waited = time.perf_counter() - waiting
+        batch = distributed.to_global(mesh, local)
+        train_state, values = train_step(train_state, batch)
+        if pending is not None:
+          _report(config, log, bar, window, *pending)
+        pending = number + 1, values, waited
+        checkpoints.save(train_state, data_state, step=number + 1)
+      if pending is not None:
+        _report(config, log, bar, window, *pending)
+      checkpoints.save_last(train_state, data_state, step=config.num_steps)
+    finally:
+      stream.close()
+      bar.close()
+      log.close()
+      checkpoints.close()
+  return train_state
+
+
+def _report(config, log, bar, window, number: int, values, waited: float) -> None:
+  """Reads one step's metrics, and logs where the interval or the end says so."""
+  window.add({k: float(v) for k, v in jax.device_get(values).items()}, waited)
+  bar.update(number - bar.n)
+  if number % config.log_every and number != config.num_steps:
+    return
+  summary = window.close()
+  log.write(number, summary)
+  shown = {"loss": f"{summary['loss']:.4f}"}
+  if "useful_tokens_per_s" in summary:
+    shown["tokens/s"] = f"{summary['useful_tokens_per_s']:,.0f}"
+  if "psnr_db" in summary:
+    shown["PSNR"] = f"{summary['psnr_db']:.1f} dB"
+  bar.set_postfix(shown, refresh=False)

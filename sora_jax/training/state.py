@@ -1,0 +1,74 @@
+"""TrainState: all that a run carries from step to step, born with its shardings.
+
+Used by: training/step.py, training/loop.py, training/checkpoint.py.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sora_jax import sharding
+from sora_jax.nn.skeleton import Arrays, Skeleton
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(kw_only=True, slots=True)
+class TrainState:
+  """Parameters, their moving average, and what the optimizer and the model carry."""
+
+  step: jax.Array  # int32: updates done
+  params: Arrays
+  ema: Arrays
+  other: Arrays  # the model's variables that are not trained
+  opt_state: Any
+
+
+def create(
+  skeleton: Skeleton, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+  """The state before the first step. Meant to be jitted with `shardings`."""
+  params, other = skeleton.init(jax.random.key(seed))
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    # A copy, so that the two can be donated separately.
+    ema=jax.tree.map(jnp.array, params),
+    other=other,
+    opt_state=optimizer.init(params),
+  )
+
+
+def shardings(skeleton: Skeleton, abstract: TrainState, mesh: Mesh) -> TrainState:
+  """The sharding of every leaf: optimizer moments lie as their parameter does."""
+  param_axes, other_axes = skeleton.logical_axes()
+  params = sharding.tree_shardings(mesh, param_axes, abstract.params)
+  replicated = NamedSharding(mesh, PartitionSpec())
+
+  def moment(path: tuple, leaf: Any) -> NamedSharding:
+    names = [getattr(key, "key", None) for key in path]
+    owner = next((name for name in reversed(names) if name in params), None)
+    if owner is not None and abstract.params[owner].shape == leaf.shape:
+      return params[owner]
+    return replicated
+
+  return TrainState(
+    step=replicated,
+    params=params,
+    ema=params,
+    other=sharding.tree_shardings(mesh, other_axes, abstract.other),
+    opt_state=jax.tree_util.tree_map_with_path(moment, abstract.opt_state),
+  )
+
+
+def init_sharded(
+  skeleton: Skeleton, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
+) -> tuple[TrainState, TrainState]:
+  """(state, its shardings); every array is made on the devices that keep it."""
+  abstract = jax.eval_shape(lambda: create(skeleton, optimizer, seed))
+  layout = shardings(skeleton, abstract, mesh)
+  make = jax.jit(lambda: create(skeleton, optimizer, seed), out_shardings=layout)
+  return make(), layout

@@ -1,0 +1,166 @@
+"""Eight fake CPU devices, and small things that many tests share."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+import absl.flags
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data_pipelines import loader
+from data_pipelines.builders import latents as latents_builder
+from sora_jax import api, sharding
+from sora_jax.diffusion import process
+from sora_jax.models import dit, text_to_video
+from sora_jax.nn import patches
+from sora_jax.objectives import diffusion, known_masks
+from sora_jax.text import encoder, tokenizers
+from sora_jax.training import optimizer
+from sora_jax.training.config import TrainConfig
+
+absl.flags.FLAGS.mark_as_parsed()
+
+CHANNELS = 4
+TOKENIZER = tokenizers.WordTokenizer(vocab_size=64, max_tokens=8)
+
+
+def tiny_model(**backbone) -> text_to_video.TextToVideoConfig:
+  """A DiT that compiles in a second."""
+  sizes = {
+    "patch": (1, 1, 1), "latent_channels": CHANNELS, "width": 32, "depth": 2,
+    "num_heads": 2, "mlp_dim": 64, "text_dim": 16, "freq_dim": 16,
+    "absolute_frequencies": 2,
+  }  # fmt: skip
+  return text_to_video.TextToVideoConfig(
+    backbone=dit.DiTConfig(**{**sizes, **backbone}),
+    text=encoder.TextEncoderConfig(
+      tokenizer=TOKENIZER, width=16, depth=1, num_heads=2
+    ),
+  )
+
+
+def tiny_objective(**backbone) -> diffusion.VideoDiffusion:
+  return diffusion.VideoDiffusion(
+    model=tiny_model(**backbone),
+    times=process.LogitNormal(),
+    shift=process.Shift(base_tokens=16),
+    masks=known_masks.KnownMasks(first_frame=0.5, both_ends=0.5),
+  )
+
+
+def tiny_config(path: str, **changes) -> TrainConfig:
+  """A whole run on the latents at `path`."""
+  fields = {
+    "objective": tiny_objective(),
+    "data": loader.PackedLatents(
+      path=path, rows=8, tokens_per_row=64, text_tokens_per_row=32, packing_bins=4,
+      max_clips_per_row=6, tokenizer=TOKENIZER,
+    ),
+    "optimizer": optimizer.Muon(
+      lr=optimizer.Cosine(peak=0.02, warmup_steps=2),
+      adam_lr=optimizer.Cosine(peak=2e-3, warmup_steps=2),
+    ),
+    "mesh": sharding.MeshConfig(), "num_steps": 4, "log_every": 1,
+    "checkpoint_every": 2,
+  }  # fmt: skip
+  return TrainConfig(**{**fields, **changes})
+
+
+def clip(index: int, size: tuple[int, int, int], words: int) -> dict:
+  """The arrays of one clip, the same for an index wherever it is packed."""
+  rng = np.random.default_rng(index)
+  num = int(np.prod(size))
+  return {
+    "size": size,
+    "tokens": rng.normal(size=(num, CHANNELS)).astype(np.float32),
+    "eps": rng.normal(size=(num, CHANNELS)).astype(np.float32),
+    "t": np.float32(rng.uniform(0.1, 0.9)),
+    "text": rng.integers(2, TOKENIZER.vocab_size, words).astype(np.int32),
+    "known": np.arange(num) < (int(np.prod(size[1:])) if index % 2 else 0),
+  }
+
+
+def pack_clips(
+  rows: list[list[dict]], *, length: int = 64, text: int = 24, segments: int = 5
+) -> tuple[api.PackedTokens, np.ndarray, np.ndarray]:
+  """(batch, t [B, S], eps [B, L, P]) of clips laid into rows in the given order."""
+  b = len(rows)
+  batch = api.PackedTokens(
+    tokens=np.zeros((b, length, CHANNELS), np.float32),
+    positions=np.zeros((b, length, 3), np.int32),
+    segment_ids=np.zeros((b, length), np.int32),
+    known=np.zeros((b, length), bool),
+    text=np.zeros((b, text), np.int32),
+    text_segment_ids=np.zeros((b, text), np.int32),
+    text_positions=np.zeros((b, text), np.int32),
+    sizes=np.zeros((b, segments, 3), np.int32),
+    fps=np.zeros((b, segments), np.float32),
+    clip_ids=np.full((b, segments), -1, np.int32),
+    text_dropped=np.zeros((b, segments), bool),
+  )
+  t = np.full((b, segments), 0.5, np.float32)
+  eps = np.zeros((b, length, CHANNELS), np.float32)
+  for r, clips in enumerate(rows):
+    start = word = 0
+    for s, one in enumerate(clips):
+      span = slice(start, start + len(one["tokens"]))
+      words = slice(word, word + len(one["text"]))
+      batch.tokens[r, span], eps[r, span] = one["tokens"], one["eps"]
+      batch.positions[r, span] = patches.positions(one["size"])
+      batch.segment_ids[r, span] = s + 1
+      batch.known[r, span] = one["known"]
+      batch.text[r, words] = one["text"]
+      batch.text_segment_ids[r, words] = s + 1
+      batch.text_positions[r, words] = np.arange(len(one["text"]))
+      batch.sizes[r, s], batch.clip_ids[r, s], t[r, s] = one["size"], s, one["t"]
+      start, word = span.stop, words.stop
+  return batch, t, eps
+
+
+def write_latents(folder, num: int = 40, seed: int = 0) -> str:
+  """A small latents dataset of mixed sizes; returns its versioned folder."""
+  rng = np.random.default_rng(seed)
+  sizes = [(1, 2, 2), (2, 3, 4), (3, 4, 2), (1, 4, 5), (4, 3, 3)]
+
+  def examples():
+    for i in range(num):
+      size = sizes[rng.integers(len(sizes))]
+      yield {
+        "index": i, "id": f"clip{i}", "caption": f"clip number {i % 7}", "fps": 8.0,
+        "latents": rng.normal(size=(*size, CHANNELS)).astype(np.float32),
+        "video_size": np.int32([1 + 4 * (size[0] - 1), 8 * size[1], 8 * size[2]]),
+      }  # fmt: skip
+
+  tfds.disable_progress_bar()
+  builder = latents_builder.Latents(splits={"train": examples}, data_dir=str(folder))
+  builder.download_and_prepare()
+  return str(folder / "latents" / "1.0.0")
+
+
+@pytest.fixture(scope="session")
+def latents_path(tmp_path_factory) -> str:
+  return write_latents(tmp_path_factory.mktemp("latents"))
+
+
+@pytest.fixture(scope="session")
+def helpers():
+  """This module's functions, for tests in any folder."""
+  import types
+
+  return types.SimpleNamespace(
+    tiny_model=tiny_model, tiny_objective=tiny_objective, tiny_config=tiny_config,
+    clip=clip, pack_clips=pack_clips, write_latents=write_latents, CHANNELS=CHANNELS,
+    TOKENIZER=TOKENIZER,
+  )  # fmt: skip
+
+
+@pytest.fixture
+def one_device():
+  return sharding.MeshConfig().make(jax.devices()[:1])
