@@ -12,7 +12,6 @@ import absl.flags
 import jax
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from data_pipelines import loader
 from data_pipelines.builders import latents as latents_builder
@@ -138,9 +137,7 @@ def write_latents(folder, num: int = 40, seed: int = 0) -> str:
         "video_size": np.int32([1 + 4 * (size[0] - 1), 8 * size[1], 8 * size[2]]),
       }  # fmt: skip
 
-  tfds.disable_progress_bar()
-  builder = latents_builder.Latents(splits={"train": examples}, data_dir=str(folder))
-  builder.download_and_prepare()
+  latents_builder.Latents(splits={"train": examples}, data_dir=folder).write()
   return str(folder / "latents" / "1.0.0")
 
 

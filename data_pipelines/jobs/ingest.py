@@ -13,28 +13,26 @@ Used by: users, before a codec is trained. Next: ../captioned_files.py, ../media
 """
 
 import collections
-import contextlib
 import dataclasses
+import functools
 import hashlib
-import io
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import flags
 
-from data_pipelines import captioned_files, media, schema
+from data_pipelines import captioned_files, datasets, media
+from data_pipelines.builders import folder_clips
 from data_pipelines.captioned_files import CaptionedFile
 from sora_jax import cli
 from sora_jax.training import metrics
 
 _REPORT = "ingest_report.jsonl"
-_DONE = "ingested.json"  # what the dataset was made from
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,35 +56,6 @@ class IngestResult:
   reused: bool
 
 
-class FolderClips(tfds.core.GeneratorBasedBuilder):
-  """Writes what its generators yield: split name -> function that makes examples."""
-
-  VERSION = tfds.core.Version("1.0.0")
-
-  def __init__(
-    self, *, splits: Mapping[str, Callable[[], Iterator[dict[str, Any]]]], **kwargs: Any
-  ):
-    self._splits = splits
-    super().__init__(file_format="array_record", **kwargs)
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description="Captioned clips of a folder of videos and photos.",
-      features=tfds.features.FeaturesDict(schema.clip_features()),
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-    del dl_manager
-    return {
-      name: self._generate_examples(make()) for name, make in self._splits.items()
-    }
-
-  def _generate_examples(self, examples: Iterator[dict[str, Any]]):
-    yield from enumerate(examples)
-
-
 def ingest(
   videos: str | os.PathLike, out: str | os.PathLike, *, settings: Settings | None = None
 ) -> IngestResult:
@@ -101,37 +70,31 @@ def ingest(
   files = captioned_files.find(folder)
   if not files:
     raise ValueError(f"--videos={folder} is empty")
-  wanted = _fingerprint(folder, files, settings)
-  dataset = out_dir / FolderClips.name / str(FolderClips.VERSION)
-  if _read_json(out_dir / _DONE) == wanted and dataset.exists():
+  made_from = _fingerprint(folder, files, settings)
+  dataset = datasets.standing(out_dir, made_from)
+  if dataset is not None:
     lines = (out_dir / _REPORT).read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return IngestResult(dataset=str(dataset), rows=rows, reused=True)
 
-  partial = out_dir.with_name(out_dir.name + ".partial")
-  shutil.rmtree(partial, ignore_errors=True)
-  spool = partial / "spool"
-  spool.mkdir(parents=True)
-  rows = _read_files(files, spool, settings)
-  _write_report(partial / _REPORT, rows)
-  kept = [i for i, row in enumerate(rows) if row["status"] == "kept"]
-  if not kept:
-    report = partial / _REPORT
-    raise ValueError(
-      f"--videos={folder} has nothing usable\n{summary(rows)}\nSee {report}"
-    )
-  makers = {
-    split: lambda numbers=numbers: _examples(files, numbers, spool, settings)
-    for split, numbers in _split(files, kept, settings.test_fraction).items()
-  }
-  # TFDS tells of downloads that there are none of, and of the unfinished folder.
-  with contextlib.redirect_stdout(io.StringIO()):
-    FolderClips(splits=makers, data_dir=str(partial)).download_and_prepare()
-  shutil.rmtree(partial / "downloads", ignore_errors=True)
-  shutil.rmtree(spool)
-  (partial / _DONE).write_text(json.dumps(wanted))
-  shutil.rmtree(out_dir, ignore_errors=True)
-  partial.rename(out_dir)
+  with datasets.making(out_dir, made_from) as partial:
+    spool = partial / "spool"
+    spool.mkdir()
+    rows = _read_files(files, spool, settings)
+    _write_report(partial / _REPORT, rows)
+    kept = [i for i, row in enumerate(rows) if row["status"] == "kept"]
+    if not kept:
+      raise ValueError(
+        f"--videos={folder} has nothing usable\n{summary(rows)}\n"
+        f"See {partial / _REPORT}"
+      )
+    splits = {
+      split: functools.partial(_examples, files, numbers, spool, settings)
+      for split, numbers in _split(files, kept, settings.test_fraction).items()
+    }
+    folder_clips.FolderClips(splits=splits, data_dir=partial).write()
+    shutil.rmtree(spool)
+  dataset = datasets.standing(out_dir, made_from)
   return IngestResult(dataset=str(dataset), rows=rows, reused=False)
 
 
@@ -154,16 +117,6 @@ def _check_folders(folder: pathlib.Path, out: pathlib.Path) -> None:
   inner, outer = out.resolve(), folder.resolve()
   if inner.is_relative_to(outer) or outer.is_relative_to(inner):
     raise ValueError(f"--out={out} and --videos={folder} must not hold one another")
-  if out.exists() and not out.is_dir():
-    raise ValueError(f"--out={out} is not a folder")
-  ours = {FolderClips.name, _REPORT, _DONE}
-  others = sorted(set(os.listdir(out)) - ours) if out.exists() else []
-  if others:  # They would be removed with the old dataset.
-    raise ValueError(f"--out={out} holds other files ({others[0]}); name a new folder")
-
-
-def _read_json(path: pathlib.Path) -> Any:
-  return json.loads(path.read_text()) if path.exists() else None
 
 
 def _fingerprint(
@@ -269,7 +222,6 @@ def _examples(
 
 
 def main() -> None:
-  tfds.disable_progress_bar()  # reading takes the time, and has a bar of its own
   limits = media.Limits(
     max_pixels=_MAX_PIXELS.value, fps=_FPS.value, max_frames=_MAX_FRAMES.value
   )

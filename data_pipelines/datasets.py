@@ -1,0 +1,100 @@
+"""TFDS datasets in ArrayRecord, written whole or not at all; TensorFlow is not needed.
+
+A dataset is made in a folder of another name, and renamed when it is complete. Beside
+it stands made_from.json, which tells what it was made from: the same again is reused.
+
+  OUT/NAME/VERSION/...     the dataset
+  OUT/made_from.json
+
+Used by: the builders and the jobs that make datasets.
+"""
+
+import contextlib
+import io
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+_MADE_FROM = "made_from.json"
+Example = dict[str, Any]
+
+
+class Generated(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """A builder that writes what its generators yield, in their order.
+
+  Subclasses set DESCRIPTION and `features`.
+  """
+
+  VERSION = tfds.core.Version("1.0.0")
+  DESCRIPTION = ""
+
+  def __init__(
+    self, *, splits: Mapping[str, Callable[[], Iterator[Example]]], data_dir: Any
+  ):
+    self._splits = splits
+    super().__init__(file_format="array_record", data_dir=str(data_dir))
+
+  @staticmethod
+  def features() -> dict[str, Any]:
+    raise NotImplementedError
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=self.DESCRIPTION,
+      features=tfds.features.FeaturesDict(self.features()),
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    del dl_manager
+    return {name: self._generate_examples(make()) for name, make in self._splits.items()}
+
+  def _generate_examples(self, examples: Iterator[Example]):
+    yield from enumerate(examples)
+
+  def write(self) -> None:
+    """Writes the dataset, without TFDS's own lines and bars."""
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):
+      self.download_and_prepare()
+    # Made for downloads, of which there are none.
+    shutil.rmtree(pathlib.Path(self._data_dir_root) / "downloads", ignore_errors=True)
+
+
+def standing(out: str | pathlib.Path, made_from: Any) -> pathlib.Path | None:
+  """The versioned folder of the dataset at `out`, if it was made from just this."""
+  mark = pathlib.Path(out) / _MADE_FROM
+  if not mark.exists() or json.loads(mark.read_text()) != _plain(made_from):
+    return None
+  return next((p.parent for p in pathlib.Path(out).glob("*/*/features.json")), None)
+
+
+@contextlib.contextmanager
+def making(out: str | pathlib.Path, made_from: Any) -> Iterator[pathlib.Path]:
+  """A folder to make the dataset in; it becomes `out` when the block succeeds.
+
+  Raises:
+    ValueError: `out` holds something that was not made here, and would be lost.
+  """
+  out = pathlib.Path(out).absolute()
+  if out.exists() and not out.is_dir():
+    raise ValueError(f"--out={out} is not a folder")
+  if out.exists() and not (out / _MADE_FROM).exists() and any(out.iterdir()):
+    raise ValueError(f"--out={out} holds other files; name a new folder")
+  partial = out.with_name(out.name + ".partial")
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir(parents=True)
+  yield partial
+  (partial / _MADE_FROM).write_text(json.dumps(made_from, indent=1))
+  shutil.rmtree(out, ignore_errors=True)
+  partial.rename(out)
+
+
+def _plain(value: Any) -> Any:
+  """As JSON gives it back: tuples are lists, keys are strings."""
+  return json.loads(json.dumps(value))
