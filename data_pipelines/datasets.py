@@ -84,8 +84,9 @@ def making(out: str | pathlib.Path, made_from: Any) -> Iterator[pathlib.Path]:
   out = pathlib.Path(out).absolute()
   if out.exists() and not out.is_dir():
     raise ValueError(f"--out={out} is not a folder")
-  if out.exists() and not (out / _MADE_FROM).exists() and any(out.iterdir()):
-    raise ValueError(f"--out={out} holds other files; name a new folder")
+  others = sorted(path.name for path in out.iterdir()) if out.exists() else []
+  if others and _MADE_FROM not in others:
+    raise ValueError(f"--out={out} holds other files ({others[0]}); name a new folder")
   partial = out.with_name(out.name + ".partial")
   shutil.rmtree(partial, ignore_errors=True)
   partial.mkdir(parents=True)

@@ -47,6 +47,11 @@ class PackedLatents:
     """
     if not 0.0 <= self.token_drop < 1.0:
       raise ValueError(f"data.token_drop must be in [0, 1), got {self.token_drop}")
+    if self.tokenizer.max_tokens > self.text_tokens_per_row:
+      raise ValueError(
+        f"data.text_tokens_per_row ({self.text_tokens_per_row}) must hold a caption of "
+        f"tokenizer.max_tokens ({self.tokenizer.max_tokens})"
+      )
     source = rows_lib.open_source(self.path, self.split)
 
     def make_row(row: int) -> grain.IterDataset:
@@ -89,7 +94,7 @@ class Tokenize(grain.transforms.RandomMap):
     return {
       "tokens": tokens[keep],
       "positions": patches.positions(size)[keep],
-      "text": self._text(caption),
+      "text": self._config.tokenizer.encode(caption),
       "sizes": np.asarray([size], np.int32),
       "fps": np.float32([record["fps"]]),
       # One more than the index, because the packer pads with zeros.
@@ -100,9 +105,6 @@ class Tokenize(grain.transforms.RandomMap):
     rate = rng.uniform(0.0, self._config.token_drop)
     count = max(1, round(num * (1.0 - rate)))
     return np.sort(rng.choice(num, count, replace=False)) if rate else np.arange(num)
-
-  def _text(self, caption: str) -> np.ndarray:
-    return self._config.tokenizer.encode(caption)[: self._config.text_tokens_per_row]
 
   def _too_long(self, caption: str, size: tuple[int, int, int]) -> None:
     config = self._config

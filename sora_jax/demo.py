@@ -40,7 +40,7 @@ CONFIG = ROOT / "configs" / "demo.py"
 
 # Training steps per minute of --minutes; see configs/demo.py for what they reach.
 AUTOENCODER_STEPS = 120
-MODEL_STEPS = 220
+MODEL_STEPS = 230
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,8 @@
 
 A prompts file has one prompt a line, or one JSON object a line with "prompt" and, where
 they differ from the flags, "size" ("HxW"), "frames" and "seed"; a "group" is passed on.
-Prompts of different sizes are packed into the same rows. Out: an mp4 (or png) each, contact_sheet.png and
-samples.jsonl.
+Prompts of different sizes are packed into the same rows. Out: an mp4 (or png) each,
+contact_sheet.png and samples.jsonl.
 """
 
 import json

@@ -1,39 +1,36 @@
-"""The page of a demo: one HTML file that holds its videos and pictures and needs no net.
+"""The page of a demo: one HTML file with its results, videos, curves and commands.
 
-Used by: sora_jax/demo.py, through demo_report.py.
+The file holds all that it shows, so it can be opened, moved and sent as it is.
+Used by: sora_jax/demo.py, through demo_report.py. Next: html_page.py, curve_plots.py.
 """
 
-import base64
 import collections
 import dataclasses
-import html
-import io
-import math
 import pathlib
-from collections.abc import Iterable
 from typing import Any
 
-import matplotlib.figure
+from sora_jax.evals import curve_plots, html_page
+from sora_jax.evals.html_page import Markup, join, section, tag
 
 _MOST_PER_GROUP = 24
-_MOST_VIDEOS = 72  # Chromium stops at 75 players a page
-_PARTS = {"color": "color", "shape": "shape", "motion": "motion", "all": "all, strict"}
+_MOST_SAMPLES = 72  # Chromium plays no more than 75 videos on a page
+_PARTS = {"color": "color", "shape": "shape", "motion": "motion", "all": "strict"}
 _GROUPS = {
-  "seen": ("Trained combinations", "color, shape and motion were trained on together"),
-  "heldout": ("Held-out combinations", "never together in training"),
-  "two_objects": ("Two objects", "two objects and how they lie to each other"),
-  "yours": ("Your prompts", "at the sizes of your clips"),
+  "seen": ("Trained combinations", "Kinds of object that training has shown"),
+  "heldout": ("Held-out combinations", "Kinds of object that training has never shown"),
+  "two_objects": ("Two objects", "Each with its own color, shape and motion"),
+  "yours": ("Your prompts", "The captions of your clips"),
 }
 _CEILINGS = {
-  "checker_on_truth": ("Rendered clips", "what the checker makes of the truth"),
-  "checker_on_reconstructions": ("Reconstructions", "the same clips, autoencoded"),
+  "checker_on_truth": ("Rendered clips", "The checker on the truth"),
+  "checker_on_reconstructions": ("Autoencoded clips", "The ceiling for samples"),
 }
-_METRICS = {  # metric: (name, factor)
-  "loss": ("loss", 1),
-  "psnr_db": ("PSNR, dB", 1),
-  "useful_tokens_per_s": ("useful tokens per second", 1),
-  "packing_efficiency": ("positions in use, %", 100),
-}
+_STRICT = (
+  "The share of videos that show what their prompt says, as a checker reads it off the "
+  "frames, with its 95 % interval (Wilson). Strict: color, shape and motion are right, "
+  "every object is one whole of a steady size with nothing beside it, and two objects "
+  "lie as the prompt says."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +44,11 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-  """A sampled mp4 or png, and the checker's verdict where there is one."""
+  """A sampled mp4 or png, and what the checker said of it, if it was asked.
+
+  The verdict holds the bools color, shape, motion and all (strict), and may hold
+  "seen", what the checker read off the frames.
+  """
 
   path: pathlib.Path
   prompt: str
@@ -74,164 +75,229 @@ class Report:
 def build(path: pathlib.Path, report: Report) -> None:
   """Writes the page of `report` to `path`."""
   summary = report.summary
+  commands = tag("pre", tag("code", "\n\n".join(report.commands)))
   body = [
-    _tag("header", _tag("h1", report.title), _tag("p", _lead(summary)), _tiles(summary)),
-    _section("Results", _results(summary)),
-    *_gallery(report.samples),
-    _section("Training", _curves(report.curves)),
-    *(_section(p.title, _picture(p)) for p in report.pictures),
-    _section("Time", _stages(summary.get("stages", {}))),
-    _section("Commands", _tag("pre", _tag("code", "\n\n".join(report.commands)))
-             if report.commands else ""),
-    _section("Machine and versions", _facts(report)),
-  ]  # fmt: skip
-  head = [
-    _tag("meta", charset="utf-8"),
-    _tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-    _tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-    _tag("title", report.title),
-    _tag("style", _Markup(_STYLE)),
+    tag("header", tag("h1", report.title), tag("p", _lead(summary)), _tiles(summary)),
+    section("Results", _results(summary)),
+    _gallery(report.samples),
+    section("Training", curve_plots.figures(report.curves)),
+    *(section(picture.title, _picture(picture)) for picture in report.pictures),
+    section("Time", _stages(summary.get("stages", {}))),
+    section("Commands", commands if report.commands else Markup()),
+    section("Machine and versions", _facts(report)),
   ]
-  page = _tag(
-    "html", _tag("head", *head),
-    _tag("body", _tag("main", *body), _tag("script", _Markup(_SCRIPT))), lang="en",
-  )  # fmt: skip
-  path.write_text(f"<!doctype html>\n{page}\n", encoding="utf-8")
+  html_page.write(path, report.title, body)
 
 
-class _Markup(str):
-  """Text that is HTML already. Any other text is escaped where `_tag` puts it in."""
-
-
-def _tag(name: str, *children: str, **attributes: Any) -> _Markup:
-  """An element; `class_` and `aria_label` stand for class and aria-label."""
-  parts = [name]
-  for key, value in attributes.items():
-    key = key.rstrip("_").replace("_", "-")
-    parts.append(key if value is True else f'{key}="{html.escape(str(value))}"')
-  opening = f"<{' '.join(parts)}>"
-  if name in ("meta", "img", "source", "input"):
-    return _Markup(opening)
-  inner = "".join(c if isinstance(c, _Markup) else html.escape(c) for c in children)
-  return _Markup(f"{opening}{inner}</{name}>")
-
-
-def _join(parts: Iterable[str]) -> _Markup:
-  return _Markup("".join(parts))
-
-
-def _section(title: str, *content: str) -> _Markup:
-  """Nothing where there is no content."""
-  return _tag("section", _tag("h2", title), *content) if any(content) else _Markup()
-
-
-def _data_uri(content: bytes, suffix: str) -> str:
-  kind = {".mp4": "video/mp4", ".png": "image/png"}[suffix]
-  return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _percent(value: float) -> str:
-  return f"{100 * value:.1f}".removesuffix(".0") + " %"
+def _percent(share: float) -> str:
+  return f"{100 * share:.1f}".removesuffix(".0") + " %"
 
 
 def _duration(seconds: float) -> str:
-  if seconds < 60:
+  if seconds < 59.95:
     return f"{seconds:.1f} s"
   minutes, rest = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
-  return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest:02d} s"
+  return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _lead(summary: dict[str, Any]) -> str:
+  """The demo in a line."""
   samples, train = summary.get("samples", {}), summary.get("train", {})
   parts = []
   if "count" in samples:
-    parts.append(f"{samples['count']} videos made from text")
+    parts.append(f"{samples['count']:,} videos made from text")
     if samples.get("sizes"):
-      parts[-1] += f", in {len(samples['sizes'])} sizes and durations"
+      parts.append(f"in {len(samples['sizes'])} combinations of size and duration")
   if "steps" in train:
-    parts.append(f"a model trained for {train['steps']:,} steps")
-  return ", by ".join(parts) + ("." if parts else "")
+    parts.append(f"by a model that was trained for {train['steps']:,} steps")
+  line = " ".join(parts)
+  return line[:1].upper() + line[1:] + ("." if line else "")
 
 
-def _tiles(summary: dict[str, Any]) -> _Markup:
+def _tiles(summary: dict[str, Any]) -> Markup:
   """The numbers to remember."""
   samples, packing = summary.get("samples", {}), summary.get("packing", {})
   train, tiles = summary.get("train", {}), []
   for group, name in (("seen", "trained"), ("heldout", "held-out")):
     accuracy = _accuracies(samples, group).get("all_accuracy")
     if accuracy is not None:
-      tiles.append((_percent(accuracy), f"of the {name} prompts come out all right"))
+      tiles.append((_percent(accuracy), f"of {name} combinations strictly right"))
   if "psnr_db" in summary.get("autoencoder", {}):
     psnr = summary["autoencoder"]["psnr_db"]
-    tiles.append((f"{psnr:.1f} dB", "PSNR of the autoencoder on held-out clips"))
+    tiles.append((f"{psnr:.1f} dB", "PSNR of held-out clips, autoencoded"))
   if "efficiency" in packing:
     padded = packing.get("efficiency_padded")
-    rest = f" ({_percent(padded)} if padded)" if padded is not None else ""
-    tiles.append((_percent(packing["efficiency"]), f"of the packed rows is used{rest}"))
+    rest = f"; {_percent(padded)} if padded" if padded is not None else ""
+    tiles.append((_percent(packing["efficiency"]), f"of packed rows in use{rest}"))
   if "useful_tokens_per_s" in train:
-    tiles.append((f"{train['useful_tokens_per_s']:,.0f}", "useful tokens a second"))
+    tiles.append((f"{train['useful_tokens_per_s']:,.0f}", "useful tokens per second"))
   if "total" in summary.get("stages", {}):
-    tiles.append((_duration(summary["stages"]["total"]), "from nothing to this page"))
-  items = (_tag("li", _tag("b", number), " ", text) for number, text in tiles)
-  return _tag("ul", *items, class_="tiles") if tiles else _Markup()
+    tiles.append((_duration(summary["stages"]["total"]), "for all stages together"))
+  items = (tag("li", tag("b", number), " ", text) for number, text in tiles)
+  return tag("ul", *items, class_="tiles") if tiles else Markup()
 
 
 def _accuracies(samples: dict[str, Any], group: str) -> dict[str, Any]:
+  """Those of seen prompts lie beside the other groups, not in one of their own."""
   return samples if group == "seen" else samples.get(group) or {}
 
 
-def _results(summary: dict[str, Any]) -> _Markup:
-  """The table of accuracies."""
+def _results(summary: dict[str, Any]) -> Markup:
+  """The table of accuracies: groups of samples, then what bounds them."""
   samples, codec = summary.get("samples", {}), summary.get("autoencoder", {})
   found = [(names, _accuracies(samples, group)) for group, names in _GROUPS.items()]
   found += [(names, codec.get(key) or {}) for key, names in _CEILINGS.items()]
   rows = [
-    _tag("tr", _tag("th", name, _tag("small", note), scope="row"),
-         *(_accuracy(values, part) for part in _PARTS), _tag("td", str(values["n"])))
+    tag("tr", tag("th", name, tag("small", note), scope="row"),
+        *(_accuracy(values, part) for part in _PARTS), tag("td", str(values["n"])))
     for (name, note), values in found if values.get("all_accuracy") is not None
   ]  # fmt: skip
   if not rows:
-    return _Markup()
-  columns = (_tag("th", name, scope="col") for name in ("", *_PARTS.values(), "n"))
-  table = _tag(
-    "table", _tag("thead", _tag("tr", *columns)), _tag("tbody", *rows), class_="results"
-  )
-  return _tag("div", table, class_="scroll") + _tag("p", _STRICT, class_="note")
+    return Markup()
+  heads = (tag("th", name, scope="col") for name in (*_PARTS.values(), "n"))
+  head = tag("thead", tag("tr", tag("td"), *heads))
+  table = tag("table", head, tag("tbody", *rows), class_="results")
+  return join([tag("div", table, class_="sheet"), tag("p", _STRICT, class_="note")])
 
 
-def _accuracy(values: dict[str, Any], part: str) -> _Markup:
+def _accuracy(values: dict[str, Any], part: str) -> Markup:
   """A cell: the percentage, and its interval in numbers and as a band."""
-  value = values[f"{part}_accuracy"]
-  cell = [_tag("b", _percent(value))]
+  share = values[f"{part}_accuracy"]
+  cell = [tag("b", _percent(share))]
   if interval := values.get(f"{part}_accuracy_ci95"):
     low, high = (100 * bound for bound in interval)
-    band = _tag("i", style=f"left:{low:.1f}%;right:{100 - high:.1f}%")
-    dot = _tag("u", style=f"left:{100 * value:.1f}%")
-    cell += [_tag("small", f"{low:.0f} to {high:.0f}"), _tag("div", band, dot)]
-  return _tag("td", *cell)
+    span = tag("span", style=f"left:{low:.1f}%;right:{100 - high:.1f}%")
+    mark = tag("span", style=f"left:{100 * share:.1f}%")
+    cell.append(tag("small", f"{low:.0f}–{high:.0f}"))
+    cell.append(tag("div", span, mark, class_="band", aria_hidden="true"))
+  return tag("td", *cell)
 
 
-def _gallery(samples: list[Sample]) -> list[_Markup]:
-  """A section per group: its first samples, hits and misses as they come."""
+def _gallery(samples: list[Sample]) -> Markup:
+  """A section per group with its first samples: hits and misses as they come."""
   groups = collections.defaultdict(list)
   for sample in samples:
     groups[sample.group].append(sample)
-  most = min(_MOST_PER_GROUP, max(1, _MOST_VIDEOS // max(1, len(groups))))
-  longest = max((max(s.height, s.width) for s in samples), default=1)
+  if not groups:
+    return Markup()
+  most = min(_MOST_PER_GROUP, max(1, _MOST_SAMPLES // len(groups)))
+  longest = max(max(sample.height, sample.width) for sample in samples)
   sections = []
   for group, members in groups.items():
-    name, note = _GROUPS.get(group.replace(" ", "_"), (group.capitalize(), ""))
+    name, note = _GROUPS.get(group.replace(" ", "_"), (group, ""))
     shown = members[:most]
-    count = f"the first {most} of {len(members)}" if members[most:] else f"all {most}"
-    if len(members) <= most:
-      count = f"all {len(members)}"
-    lines = [f"Samples: {note + '; ' if note else ''}{count}, in order, not chosen."]
-    if verdicts := [s.verdict for s in members if s.verdict]:
-      hits = [sum(bool(v and v["all"]) for v in vs)
-              for vs in ([s.verdict for s in shown], verdicts)]  # fmt: skip
-      lines.append(f" Strictly right: {hits[0]} of the {len(shown)} shown,")
-      lines.append(f" {hits[1]} of all {len(verdicts)}.")
-    cards = _tag("ul", *(_card(s, longest) for s in shown), class_="gallery")
-    sections.append(_section(name, _tag("p", *lines, class_="note"), cards))
-  return sections
+    lines = [f"{note}. "] if note else []
+    about = tag("p", *lines, _proportion(shown, members), class_="note")
+    cards = tag("ul", *(_card(sample, longest) for sample in shown), class_="gallery")
+    sections.append(section(f"Samples: {name.lower()}", about, cards))
+  return tag("div", _controls(samples), *sections)
+
+
+def _controls(samples: list[Sample]) -> Markup:
+  """What html_page's script and style act on."""
+  controls = []
+  if any(sample.path.suffix == ".mp4" for sample in samples):
+    controls.append(tag("button", "Pause videos", id="pause", type="button"))
+  if any(sample.verdict for sample in samples):
+    box = tag("input", type="checkbox", id="misses")
+    controls.append(tag("label", box, " only what went wrong"))
+  return tag("div", *controls, class_="controls")
+
+
+def _proportion(shown: list[Sample], members: list[Sample]) -> str:
+  """How the shown samples were taken, and how they stand to all of them."""
+  cut = len(shown) < len(members)
+  text = f"The first {len(shown)} of {len(members)}" if cut else f"All {len(members)}"
+  text += ", in the order of the prompts; nothing was picked."
+  if any(sample.verdict is None for sample in members):
+    return text
+  hits, of_all = (sum(s.verdict["all"] for s in some) for some in (shown, members))
+  text += f" Strictly right: {hits} of these {len(shown)}"
+  return text + (f", {of_all} of all {len(members)}." if cut else ".")
+
+
+def _card(sample: Sample, longest: int) -> Markup:
+  """One sample, its prompt, and its marks."""
+  length = "1 frame" if sample.frames == 1 else f"{sample.frames} frames"
+  lines = [
+    tag("p", sample.prompt),
+    tag("small", f"{sample.height}×{sample.width} px, {length}"),
+  ]
+  kind = "card"
+  if verdict := sample.verdict:
+    kind = "card hit" if verdict["all"] else "card miss"
+    lines.append(tag("ul", *(_mark(k, verdict[k]) for k in _PARTS), class_="marks"))
+    if not verdict["all"] and verdict.get("seen"):
+      lines.append(tag("small", f"Checker saw: {', '.join(verdict['seen'])}"))
+  return tag("li", tag("div", _media(sample, longest), class_="frame"), *lines,
+             class_=kind)  # fmt: skip
+
+
+def _media(sample: Sample, longest: int) -> Markup:
+  """The video or image, as large beside the others as its pixels make it."""
+  # Small images among large ones could not be seen at their own scale.
+  scale = max(0.3, max(sample.height, sample.width) / longest)
+  width = 100 * scale * min(1.0, sample.width / sample.height)
+  style = f"width:{width:.1f}%;aspect-ratio:{sample.width}/{sample.height}"
+  source = html_page.file_uri(sample.path)
+  if sample.path.suffix == ".png":
+    return tag("img", src=source, style=style, alt=f"Image: {sample.prompt}")
+  return tag(
+    "video", src=source, style=style, aria_label=f"Video: {sample.prompt}",
+    autoplay=True, loop=True, muted=True, playsinline=True,
+  )  # fmt: skip
+
+
+def _mark(part: str, right: bool) -> Markup:
+  """A check or a cross, in a word for those who hear the page."""
+  sign = tag("span", "✓" if right else "✗", aria_hidden="true")
+  word = tag("span", ": right" if right else ": wrong", class_="spoken")
+  name = f" {_PARTS[part]}"
+  return tag("li", sign, name, word, class_="right" if right else "wrong")
+
+
+def _picture(picture: Picture) -> Markup:
+  source = html_page.file_uri(picture.path)
+  image = tag("img", src=source, alt=f"{picture.title}: {picture.caption}")
+  return tag("figure", image, tag("figcaption", picture.caption), class_="picture")
+
+
+def _stages(stages: dict[str, float]) -> Markup:
+  """A table with a bar per stage, the total last."""
+  if not stages:
+    return Markup()
+  parts = {name: seconds for name, seconds in stages.items() if name != "total"}
+  total = stages.get("total", sum(parts.values()))
+  longest = max(parts.values(), default=0.0) or 1.0
+  rows = [
+    tag("tr", tag("th", name.replace("_", " "), scope="row"),
+        tag("td", _duration(seconds)),
+        tag("td", tag("div", style=f"width:{100 * seconds / longest:.1f}%")))
+    for name, seconds in parts.items()
+  ]  # fmt: skip
+  rows.append(tag("tr", tag("th", "total", scope="row"), tag("td", _duration(total)),
+                  tag("td")))  # fmt: skip
+  return tag("div", tag("table", *rows, class_="stages"), class_="sheet")
+
+
+def _facts(report: Report) -> Markup:
+  """Notes, hardware and versions."""
+  facts = {**report.summary.get("hardware", {}), **report.summary.get("versions", {})}
+  pairs = [
+    tag("div", tag("dt", name.replace("_", " ")), tag("dd", _plain(value)))
+    for name, value in facts.items()
+  ]
+  notes = [tag("li", note) for note in report.config_notes]
+  return join([
+    tag("ul", *notes, class_="notes") if notes else Markup(),
+    tag("dl", *pairs) if pairs else Markup(),
+  ])  # fmt: skip
+
+
+def _plain(value: Any) -> str:
+  """A list as "2 × this, that"."""
+  if not isinstance(value, list):
+    return str(value)
+  counts = collections.Counter(map(str, value)).items()
+  return ", ".join(f"{n} × {item}" if n > 1 else item for item, n in counts)

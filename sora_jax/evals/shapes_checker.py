@@ -117,7 +117,7 @@ def _is_strict(alpha: np.ndarray, area: np.ndarray, shape: str) -> bool:
     return False
   single, aspects = 0, []
   for frame in alpha > 0.5:
-    labels, count = ndimage.label(frame, _EIGHT_NEIGHBORS)
+    labels, _count = ndimage.label(frame, _EIGHT_NEIGHBORS)
     sizes = np.bincount(labels.ravel())[1:]
     # Specks that the eye passes over are not objects.
     blobs = np.flatnonzero(sizes >= max(6, 0.1 * sizes.max(initial=0))) + 1

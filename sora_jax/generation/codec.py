@@ -39,6 +39,7 @@ class Codec:
     objective = configlib.from_json(path.read_text(), field="objective")
     if not isinstance(objective, objective_lib.AutoencoderObjective):
       raise ValueError(f"{workdir} holds a {type(objective).__name__}, not a codec")
+    self.workdir = pathlib.Path(workdir)
     self.config = objective.model
     skeleton = Skeleton.of(objective.make)
     self._params, self._other, _ = checkpoint.restore_model(

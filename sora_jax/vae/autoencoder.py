@@ -15,6 +15,8 @@ the spatial compression; C channels, Z latent channels.
 Used by: objectives/autoencoder.py, generation/codec.py.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -137,16 +139,16 @@ class Autoencoder(nnx.Module):
     pt, ph, pw = config.patch
     pixels, (outer, inner) = 3 * pt * ph * pw, config.widths
     latent = config.latent_channels
-    linear = lambda i, o: layers.Linear(i, o, rngs=rngs)  # noqa: E731
+    linear = functools.partial(layers.Linear, rngs=rngs)
 
-    self.encode_in = linear(pixels, outer)
+    self.encode_in = linear(pixels, outer, axes=(None, "embed"))
     self.encode_outer = Level(outer, config.encoder_blocks[0], rngs=rngs)
     self.encode_down = linear(4 * outer, inner)
     self.encode_inner = Level(inner, config.encoder_blocks[1], rngs=rngs)
     self.encode_norm = layers.RMSNorm(inner, rngs=rngs)
     self.encode_out = linear(inner, 2 * latent)
 
-    self.decode_in = linear(latent, inner)
+    self.decode_in = linear(latent, inner, axes=(None, "embed"))
     self.decode_inner = Level(inner, config.decoder_blocks[1], rngs=rngs)
     self.decode_up = linear(inner, 4 * outer)
     self.decode_outer = Level(outer, config.decoder_blocks[0], rngs=rngs)

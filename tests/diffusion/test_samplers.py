@@ -62,7 +62,7 @@ def test_shift_keeps_the_ends_and_grows_with_size():
   shift = process.Shift(base_tokens=100)
   t = np.linspace(0, 1, 11)
   for tokens in (10, 100, 1000):
-    np.testing.assert_allclose(shift(t, tokens)[[0, -1]], [0, 1], atol=1e-6)
+    np.testing.assert_allclose(shift(t, tokens)[::10], [0, 1], atol=1e-6)
   np.testing.assert_allclose(shift(t, 100), t, atol=1e-6)
   assert (shift(t, 1000)[1:-1] > t[1:-1]).all()
   assert (shift(t, 10)[1:-1] < t[1:-1]).all()
@@ -71,7 +71,7 @@ def test_shift_keeps_the_ends_and_grows_with_size():
 def test_logit_normal_has_its_median():
   t = process.LogitNormal(mean=1.0).sample(jax.random.key(0), (4000,))
   assert abs(float(jnp.median(t)) - 1 / (1 + np.exp(-1.0))) < 0.02
-  assert 0 < float(t.min()) and float(t.max()) < 1
+  assert float(t.min()) > 0 and float(t.max()) < 1
 
 
 def test_guidance_scale_one_is_the_conditional_model():

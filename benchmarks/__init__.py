@@ -1,0 +1,4 @@
+"""Measurements, as ratios from one run; results/ holds what was measured where.
+
+  packed_vs_padded.py   useful tokens/s, packed against padded
+"""

@@ -1,0 +1,4 @@
+"""Composition roots: a config file builds the whole tree of a run.
+
+  demo.py   the demo's autoencoder and denoiser
+"""

@@ -1,0 +1,14 @@
+"""Clips and latents: made, read, packed. Above sora_jax, which never imports it.
+
+  schema.py            what every dataset of clips holds
+  datasets.py          datasets written whole or not at all
+  moving_shapes.py     the procedural world with its truth
+  captioned_files.py   a user's folder: files and their captions
+  media.py             one file of video or image -> clips, whatever is wrong with it
+  pixels.py            decoded frames -> upright RGB
+  rows.py              the order of the data: a stream per row
+  crops.py             batches of crops, for the codec
+  loader.py            latents -> PackedTokens, on Grain
+  builders/            TFDS builders
+  jobs/                commands that make datasets, or look at them
+"""

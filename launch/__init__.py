@@ -1,0 +1,1 @@
+"""Launching runs on clusters: strings only, nothing of ours is imported."""

@@ -1,0 +1,21 @@
+"""Sora-class text-to-video training in JAX/Flax for TPU pods.
+
+  api.py           PackedTokens, the one structure that reaches a model, and the protocols
+  configlib.py     typed configs and their JSON
+  sharding.py      logical axes -> mesh axes, in one table
+  distributed.py   several processes
+  nn/              layers and attention on packed rows
+  diffusion/       rectified flow, samplers, guidance
+  text/            tokenizers and the default text encoder
+  vae/             the video compression network
+  models/          the denoiser
+  objectives/      what can be trained
+  training/        THE loop, its state, step and checkpoints
+  generation/      prompts -> canvas -> latents -> files
+  evals/           the world of moving shapes, its checker, the report
+  cli.py           how every command starts and fails
+  train.py         verb: trains whatever a config describes
+  sample.py        verb: videos from prompts
+  evaluate.py      verb: marks sampled videos
+  demo.py          verb: the whole path in one command
+"""

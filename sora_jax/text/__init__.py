@@ -1,0 +1,5 @@
+"""Captions -> embeddings.
+
+  tokenizers.py   words or bytes -> ids, nothing to download
+  encoder.py      the small encoder that is trained along
+"""

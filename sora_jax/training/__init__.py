@@ -1,0 +1,11 @@
+"""THE training loop and what it needs.
+
+  config.py       TrainConfig: a run as one tree
+  loop.py         the loop, top to bottom
+  step.py         (state, batch) -> (state, metrics)
+  state.py        TrainState, born with its shardings
+  optimizer.py    Muon, AdamW, schedules
+  checkpoint.py   Orbax: state, moving average, data position
+  feed.py         batches ahead, each with its data position
+  metrics.py      progress bar, JSONL, TensorBoard
+"""

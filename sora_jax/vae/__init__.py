@@ -1,0 +1,4 @@
+"""The video compression network.
+
+  autoencoder.py   causal spatiotemporal autoencoder (KL)
+"""
