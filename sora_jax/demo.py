@@ -12,6 +12,7 @@ slow machine gets the same result later.
 
 import dataclasses
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -36,7 +37,7 @@ _SAMPLES = flags.DEFINE_integer(
 )
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "configs" / "demo.py"
+CONFIG = pathlib.Path(os.path.relpath(ROOT / "configs" / "demo.py"))
 
 # Training steps per minute of --minutes; see configs/demo.py for what they reach.
 AUTOENCODER_STEPS = 120

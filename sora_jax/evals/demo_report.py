@@ -1,4 +1,4 @@
-"""What a demo found, gathered from its workdir: report.json and report.html.
+"""What a demo found, gathered from its workdir: report.json, report.html, strip.png.
 
 Used by: sora_jax/demo.py. Next: report.py (the page).
 """
@@ -12,8 +12,10 @@ import statistics
 from typing import Any
 
 import jax
+import numpy as np
 
 from sora_jax.evals import report
+from sora_jax.generation import video_files
 from sora_jax.training import metrics
 
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
@@ -22,7 +24,7 @@ _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-da
 def write(
   workdir: pathlib.Path, *, seconds: dict[str, float], commands: list[str]
 ) -> dict[str, Any]:
-  """Writes both files; returns the contents of report.json."""
+  """Writes the three files; returns the contents of report.json."""
   summary = gather(workdir, seconds)
   (workdir / "report.json").write_text(json.dumps(summary, indent=1))
   report.build(
@@ -52,6 +54,7 @@ def write(
       commands=commands,
     ),
   )
+  _draw_strip(workdir, _sample_rows(workdir))
   return summary
 
 
@@ -119,20 +122,36 @@ def describe(summary: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-def _samples(workdir: pathlib.Path) -> list[report.Sample]:
+def _sample_rows(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """samples.jsonl, with the checker's verdicts where there are any."""
   checks = workdir / "checks.json"
   if checks.exists():
-    rows = json.loads(checks.read_text())["samples"]
-  else:
-    rows = _read(workdir / "samples" / "samples.jsonl")
+    return json.loads(checks.read_text())["samples"]
+  return _read(workdir / "samples" / "samples.jsonl")
+
+
+def _samples(workdir: pathlib.Path) -> list[report.Sample]:
   return [
     report.Sample(
       path=workdir / "samples" / row["file"], prompt=row["prompt"],
       frames=row["frames"], height=row["height"], width=row["width"],
       group=row.get("group", "yours"), verdict=row.get("verdict"),
     )
-    for row in rows
+    for row in _sample_rows(workdir)
   ]  # fmt: skip
+
+
+def _draw_strip(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+  """strip.png: frames of the first samples of each group, not of the best ones."""
+  frames = np.load(workdir / "samples" / "frames.npz", allow_pickle=False)
+  groups: dict[str, list[int]] = {}
+  for i, row in enumerate(rows):
+    groups.setdefault(row.get("group", "yours"), []).append(i)
+  chosen = [i for members in groups.values() for i in members[:6]]
+  names = {"heldout": ", never trained on"}
+  labels = [rows[i]["prompt"] + names.get(rows[i].get("group"), "") for i in chosen]
+  sheet = video_files.contact_sheet([frames[f"{i:04d}"] for i in chosen], labels)
+  video_files.write_png(workdir / "strip.png", sheet)
 
 
 def _read(path: pathlib.Path) -> list[dict[str, Any]]:

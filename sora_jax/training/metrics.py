@@ -63,6 +63,9 @@ class Window:
   """Means and rates over the steps since the last log line."""
 
   def __init__(self) -> None:
+    self._open()
+
+  def _open(self) -> None:
     self._start = time.perf_counter()
     self._rows: list[Mapping[str, float]] = []
     self._waited = 0.0
@@ -81,5 +84,5 @@ class Window:
     summary["data_wait_fraction"] = self._waited / seconds
     if "useful_tokens" in summary:
       summary["useful_tokens_per_s"] = summary["useful_tokens"] * num / seconds
-    self.__init__()
+    self._open()
     return summary

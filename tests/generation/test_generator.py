@@ -91,7 +91,7 @@ def latents(model, requests, scale=2.0, sampler=None, tokens_per_row=128):
 
 
 @pytest.mark.parametrize(
-  "sampler", [samplers.Euler(num_steps=3), samplers.Heun(num_steps=2)], ids=["euler", "heun"]
+  "sampler", [samplers.Euler(num_steps=3), samplers.Heun(num_steps=2)], ids=str
 )
 def test_packed_samples_equal_samples_alone(model, sampler):
   together = latents(model, REQUESTS, sampler=sampler)
