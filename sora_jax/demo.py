@@ -40,7 +40,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = pathlib.Path(os.path.relpath(ROOT / "configs" / "demo.py"))
 
 # Training steps per minute of --minutes; see configs/demo.py for what they reach.
-AUTOENCODER_STEPS = 120
+AUTOENCODER_STEPS = 110
 MODEL_STEPS = 230
 
 
