@@ -16,13 +16,14 @@ import statistics
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from configs import demo
 from data_pipelines import moving_shapes
 from sora_jax import api, cli
-from sora_jax.nn import patches
+from sora_jax.nn import attention, packing
 from sora_jax.nn.skeleton import Skeleton
 from sora_jax.training import state, step
 
@@ -45,59 +46,80 @@ def clips(num: int, tokenizer) -> list[Clip]:
 
 def lay_out(
   stream: list[Clip], *, rows: int, length: int, text: int, segments: int, dim: int
-) -> tuple[api.PackedTokens, int]:
-  """A batch of the stream's first clips, first fit, and how many clips it took."""
+) -> api.PackedTokens:
+  """A batch of the stream's first clips, first fit, until one fits nowhere."""
   rng = np.random.default_rng(0)
-  batch = api.PackedTokens(
-    tokens=rng.normal(size=(rows, length, dim)).astype(np.float32),
-    positions=np.zeros((rows, length, 3), np.int32),
-    segment_ids=np.zeros((rows, length), np.int32),
-    known=np.zeros((rows, length), bool),
-    text=np.zeros((rows, text), np.int32),
-    text_segment_ids=np.zeros((rows, text), np.int32),
-    text_positions=np.zeros((rows, text), np.int32),
-    sizes=np.zeros((rows, segments, 3), np.int32),
-    fps=np.zeros((rows, segments), np.float32),
-    clip_ids=np.full((rows, segments), -1, np.int32),
-    text_dropped=np.zeros((rows, segments), bool),
-  )
-  used, words, count = np.zeros((3, rows), int)
+  batch = packing.empty(rows, tokens=length, token_dim=dim, text=text, segments=segments)
   for number, (size, ids) in enumerate(stream):
     num = int(np.prod(size))
-    fits = (used + num <= length) & (words + len(ids) <= text) & (count < segments)
+    fits = (
+      ((batch.segment_ids > 0).sum(1) + num <= length)
+      & ((batch.text_segment_ids > 0).sum(1) + len(ids) <= text)
+      & (batch.clip_ids[:, -1] < 0)
+    )
     if not fits.any():
-      return batch, number
-    r = int(np.argmax(fits))
-    span, word = slice(used[r], used[r] + num), slice(words[r], words[r] + len(ids))
-    batch.positions[r, span] = patches.positions(size)
-    batch.segment_ids[r, span] = count[r] + 1
-    batch.text[r, word] = ids
-    batch.text_segment_ids[r, word] = count[r] + 1
-    batch.text_positions[r, word] = np.arange(len(ids))
-    batch.sizes[r, count[r]], batch.clip_ids[r, count[r]] = size, number
-    used[r], words[r], count[r] = span.stop, word.stop, count[r] + 1
-  raise AssertionError("the stream is too short for one batch")
+      break
+    packing.append(
+      batch, int(np.argmax(fits)), size=size, text=ids, clip_id=number,
+      tokens=rng.normal(size=(num, dim)),
+    )  # fmt: skip
+  return batch
 
 
-def measure(rounds: int) -> dict:
-  config = demo.get_config("dit")
-  tokenizer = config.objective.model.text.tokenizer
-  stream = clips(400, tokenizer)
+def seconds_of(function, *args) -> float:
+  """Median over runs, after one that compiles."""
+  jax.block_until_ready(function(*args))
+  times = []
+  for _ in range(7):
+    start = time.perf_counter()
+    jax.block_until_ready(function(*args))
+    times.append(time.perf_counter() - start)
+  return statistics.median(times)
+
+
+def attention_seconds(batch: api.PackedTokens, backbone) -> float:
+  """All layers' self- and cross-attention, forward and backward, projections apart."""
+  rows, length = batch.segment_ids.shape
+  heads, dim = backbone.num_heads, backbone.width // backbone.num_heads
+  q = jnp.ones((rows, length, heads, dim))
+  text = jnp.ones((rows, batch.text.shape[1], heads, dim))
+
+  @jax.jit
+  def both(q, text, segments, text_segments):
+    def value(q, text):
+      own = attention.attention(q, q, q, segments, segments)
+      cross = attention.attention(q, text, text, segments, text_segments)
+      return own.sum() + cross.sum()
+
+    return jax.grad(value, (0, 1))(q, text)
+
+  return backbone.depth * seconds_of(
+    both, q, text, batch.segment_ids, batch.text_segment_ids
+  )
+
+
+def layouts_of(data, stream: list[Clip]) -> dict[str, dict[str, int]]:
+  """The demo's packed rows, and rows of one clip with as many positions in all."""
   longest = max(int(np.prod(size)) for size, _ in stream)
-  words = max(len(ids) for _, ids in stream)
-  data, dim = config.data, config.objective.model.backbone.token_dim
   total = data.rows * data.tokens_per_row
-  layouts = {
+  return {
     "packed": {
       "rows": data.rows, "length": data.tokens_per_row,
       "text": data.text_tokens_per_row, "segments": data.max_clips_per_row,
     },
     "padded": {
-      "rows": round(total / longest), "length": longest, "text": words, "segments": 1
+      "rows": round(total / longest), "length": longest,
+      "text": max(len(ids) for _, ids in stream), "segments": 1,
     },
   }  # fmt: skip
 
-  mesh = config.mesh.make()
+
+def measure(rounds: int) -> dict:
+  """The steps in turn, and what their parts take."""
+  config = demo.get_config("dit")
+  backbone = config.objective.model.backbone
+  stream = clips(400, config.objective.model.text.tokenizer)
+  layouts = layouts_of(config.data, stream)
   skeleton = Skeleton.of(config.objective.make)
   optimizer = config.optimizer.make(1000)
   train_step = jax.jit(
@@ -105,42 +127,54 @@ def measure(rounds: int) -> dict:
       config.objective, skeleton, optimizer, seed=0, ema_decay=config.ema_decay
     )
   )
-  batches, seconds, useful = {}, {name: [] for name in layouts}, {}
+  mesh = config.mesh.make()
+  seconds: dict[str, list[float]] = {name: [] for name in layouts}
+  batches = {
+    name: lay_out(stream, dim=backbone.token_dim, **layout)
+    for name, layout in layouts.items()
+  }
   with jax.set_mesh(mesh):
     train_state, _ = state.init_sharded(skeleton, optimizer, 0, mesh)
-    for name, layout in layouts.items():
-      batches[name], _ = lay_out(stream, dim=dim, **layout)
-      useful[name] = int((batches[name].segment_ids > 0).sum())
-      jax.block_until_ready(train_step(train_state, batches[name]))
+    for batch in batches.values():
+      jax.block_until_ready(train_step(train_state, batch))
     for _ in range(rounds):
       for name, batch in batches.items():
         start = time.perf_counter()
         jax.block_until_ready(train_step(train_state, batch))
         seconds[name].append(time.perf_counter() - start)
+    update = jax.jit(lambda s: optimizer.update(s.params, s.opt_state, s.params))
+    update_seconds = seconds_of(update, train_state)
 
+  result: dict = {}
+  for name, layout in layouts.items():
+    useful = int((batches[name].segment_ids > 0).sum())
+    median = statistics.median(seconds[name])
+    result[name] = {
+      **layout,
+      "fill": useful / (layout["rows"] * layout["length"]),
+      "step_seconds": median,
+      "attention_seconds": attention_seconds(batches[name], backbone),
+      "optimizer_seconds": update_seconds,
+      "useful_tokens_per_s": useful / median,
+      "useful_tokens": useful,
+    }
+  packed, padded = result["packed"], result["padded"]
+  share = packed["useful_tokens"] / padded["useful_tokens"]
+  ratios = [share * b / a for a, b in zip(seconds["packed"], seconds["padded"])]
+  return result | {
+    "speedup": statistics.median(ratios),
+    "speedup_range": [min(ratios), max(ratios)],
+    "speedup_of_the_fill_alone": packed["fill"] / padded["fill"],
+  }
+
+
+def main() -> None:
   result = {
     "hardware": f"{platform.machine()}, {os.cpu_count()} cores, "
     f"{jax.devices()[0].device_kind}",
     "versions": {"jax": jax.__version__, "python": platform.python_version()},
+    **measure(_ROUNDS.value),
   }
-  for name, layout in layouts.items():
-    median = statistics.median(seconds[name])
-    positions = layout["rows"] * layout["length"]
-    result[name] = {
-      **layout, "fill": useful[name] / positions, "useful_tokens": useful[name],
-      "step_seconds": median, "useful_tokens_per_s": useful[name] / median,
-      "positions_per_s": positions / median,
-    }  # fmt: skip
-  pairs = zip(seconds["packed"], seconds["padded"])
-  ratios = [useful["packed"] / a / (useful["padded"] / b) for a, b in pairs]
-  result["speedup"] = statistics.median(ratios)
-  result["speedup_range"] = [min(ratios), max(ratios)]
-  result["speedup_of_the_fill_alone"] = result["packed"]["fill"] / result["padded"]["fill"]
-  return result
-
-
-def main() -> None:
-  result = measure(_ROUNDS.value)
   out = pathlib.Path(_OUT.value)
   out.mkdir(parents=True, exist_ok=True)
   (out / "packed_vs_padded.json").write_text(json.dumps(result, indent=1) + "\n")

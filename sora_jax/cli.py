@@ -27,6 +27,9 @@ def run(main: Callable[[], None]) -> None:
       _fail(f"unexpected argument {argv[1]!r}; options start with --")
     try:
       main()
+    except KeyboardInterrupt:
+      print("interrupted; the same command goes on from here", file=sys.stderr)
+      sys.exit(130)
     except (ValueError, FileNotFoundError) as error:
       if _TRACEBACK.value:
         raise

@@ -16,7 +16,7 @@ from data_pipelines.builders import latents as latents_builder
 from sora_jax import api, sharding
 from sora_jax.diffusion import process
 from sora_jax.models import dit, text_to_video
-from sora_jax.nn import patches
+from sora_jax.nn import packing
 from sora_jax.objectives import diffusion, known_masks
 from sora_jax.text import encoder, tokenizers
 from sora_jax.training import optimizer
@@ -88,36 +88,17 @@ def pack_clips(
   rows: list[list[dict]], *, length: int = 64, text: int = 24, segments: int = 5
 ) -> tuple[api.PackedTokens, np.ndarray, np.ndarray]:
   """(batch, t [B, S], eps [B, L, P]) of clips laid into rows in the given order."""
-  b = len(rows)
-  batch = api.PackedTokens(
-    tokens=np.zeros((b, length, CHANNELS), np.float32),
-    positions=np.zeros((b, length, 3), np.int32),
-    segment_ids=np.zeros((b, length), np.int32),
-    known=np.zeros((b, length), bool),
-    text=np.zeros((b, text), np.int32),
-    text_segment_ids=np.zeros((b, text), np.int32),
-    text_positions=np.zeros((b, text), np.int32),
-    sizes=np.zeros((b, segments, 3), np.int32),
-    fps=np.zeros((b, segments), np.float32),
-    clip_ids=np.full((b, segments), -1, np.int32),
-    text_dropped=np.zeros((b, segments), bool),
+  batch = packing.empty(
+    len(rows), tokens=length, token_dim=CHANNELS, text=text, segments=segments
   )
-  t = np.full((b, segments), 0.5, np.float32)
-  eps = np.zeros((b, length, CHANNELS), np.float32)
+  t = np.full((len(rows), segments), 0.5, np.float32)
+  eps = np.zeros((len(rows), length, CHANNELS), np.float32)
   for r, clips in enumerate(rows):
-    start = word = 0
     for s, one in enumerate(clips):
-      span = slice(start, start + len(one["tokens"]))
-      words = slice(word, word + len(one["text"]))
-      batch.tokens[r, span], eps[r, span] = one["tokens"], one["eps"]
-      batch.positions[r, span] = patches.positions(one["size"])
-      batch.segment_ids[r, span] = s + 1
-      batch.known[r, span] = one["known"]
-      batch.text[r, words] = one["text"]
-      batch.text_segment_ids[r, words] = s + 1
-      batch.text_positions[r, words] = np.arange(len(one["text"]))
-      batch.sizes[r, s], batch.clip_ids[r, s], t[r, s] = one["size"], s, one["t"]
-      start, word = span.stop, words.stop
+      span = packing.append(
+        batch, r, size=one["size"], tokens=one["tokens"], text=one["text"], clip_id=s
+      )
+      batch.known[r, span], eps[r, span], t[r, s] = one["known"], one["eps"], one["t"]
   return batch, t, eps
 
 

@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 
 from sora_jax import api
-from sora_jax.nn import patches
+from sora_jax.nn import packing
 from sora_jax.text import tokenizers
 
 
@@ -58,7 +58,7 @@ class Place:
   """Where a request stands on the canvas."""
 
   row: int
-  start: int
+  span: slice  # of the row's tokens
   size: tuple[int, int, int]  # in patches
 
 
@@ -82,24 +82,19 @@ def pack(
   captions = [tokenizer.encode(request.prompt) for request in requests]
   num_segments = _round_up(max(len(row) for row in rows), 4)
   num_text = _round_up(max(sum(len(captions[i]) for i in row) for row in rows), 16)
-  canvas = _empty(len(rows), tokens_per_row, token_dim, num_segments, num_text)
-
+  canvas = packing.empty(
+    len(rows), tokens=tokens_per_row, token_dim=token_dim, text=num_text,
+    segments=num_segments,
+  )  # fmt: skip
   places: list[Place | None] = [None] * len(requests)
   for b, row in enumerate(rows):
-    start = text_start = 0
-    for s, i in enumerate(row):
-      stop, text_stop = start + lengths[i], text_start + len(captions[i])
+    for i in row:
       noise = np.random.default_rng([requests[i].seed, *sizes[i]])
-      canvas.tokens[b, start:stop] = noise.standard_normal((lengths[i], token_dim))
-      canvas.positions[b, start:stop] = patches.positions(sizes[i])
-      canvas.segment_ids[b, start:stop] = s + 1
-      canvas.text[b, text_start:text_stop] = captions[i]
-      canvas.text_segment_ids[b, text_start:text_stop] = s + 1
-      canvas.text_positions[b, text_start:text_stop] = np.arange(len(captions[i]))
-      canvas.sizes[b, s] = sizes[i]
-      canvas.clip_ids[b, s] = i
-      places[i] = Place(b, start, sizes[i])
-      start, text_start = stop, text_stop
+      span = packing.append(
+        canvas, b, size=sizes[i], text=captions[i], clip_id=i,
+        tokens=noise.standard_normal((lengths[i], token_dim)),
+      )  # fmt: skip
+      places[i] = Place(b, span, sizes[i])
   return canvas, places
 
 
@@ -115,25 +110,6 @@ def _first_fit_decreasing(lengths: list[int], capacity: int) -> list[list[int]]:
     rows[row].append(i)
     room[row] -= lengths[i]
   return rows
-
-
-def _empty(
-  rows: int, tokens: int, token_dim: int, segments: int, text: int
-) -> api.PackedTokens:
-  zeros = lambda *shape: np.zeros(shape, np.int32)  # noqa: E731
-  return api.PackedTokens(
-    tokens=np.zeros((rows, tokens, token_dim), np.float32),
-    positions=zeros(rows, tokens, 3),
-    segment_ids=zeros(rows, tokens),
-    known=np.zeros((rows, tokens), bool),
-    text=zeros(rows, text),
-    text_segment_ids=zeros(rows, text),
-    text_positions=zeros(rows, text),
-    sizes=zeros(rows, segments, 3),
-    fps=np.zeros((rows, segments), np.float32),
-    clip_ids=np.full((rows, segments), -1, np.int32),
-    text_dropped=np.zeros((rows, segments), bool),
-  )
 
 
 def _round_up(n: int, multiple: int) -> int:

@@ -115,10 +115,8 @@ class Generator:
         progress(count, num)
     x0_BLP = np.concatenate(rows)
     return [
-      patches.unpatchify(
-        x0_BLP[p.row, p.start : p.start + int(np.prod(p.size))], p.size, backbone.patch
-      )
-      for p in places
+      patches.unpatchify(x0_BLP[place.row, place.span], place.size, backbone.patch)
+      for place in places
     ]
 
   def _size(self, request: canvas_lib.Request) -> tuple[int, int, int]:

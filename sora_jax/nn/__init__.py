@@ -1,6 +1,7 @@
 """Layers that know segments, and no mesh axis.
 
   patches.py      latents <-> spacetime patches
+  packing.py      rows on the host, filled clip by clip
   positions.py    3-D rotary and absolute positions
   layers.py       linear, norms, MLP
   attention.py    attention within segments

@@ -38,9 +38,9 @@ def test_the_canvas_holds_every_request_once(helpers):
   assert batch.tokens.shape[1] == 256, "grows to the longest clip"
   taken = np.zeros(batch.segment_ids.shape, int)
   for i, place in enumerate(places):
-    span = slice(place.start, place.start + int(np.prod(sizes[i])))
-    taken[place.row, span] += 1
-    segment = batch.segment_ids[place.row, span]
+    taken[place.row, place.span] += 1
+    segment = batch.segment_ids[place.row, place.span]
+    assert len(segment) == np.prod(sizes[i])
     assert len(set(segment.tolist())) == 1
     assert tuple(batch.sizes[place.row, segment[0] - 1]) == sizes[i]
     assert batch.clip_ids[place.row, segment[0] - 1] == i

@@ -162,3 +162,26 @@ def test_widths_that_disagree_are_named(helpers):
   config = helpers.tiny_model(text_dim=20)
   with pytest.raises(ValueError, match=r"backbone\.text_dim \(20\)"):
     Skeleton.of(config.make)
+
+
+def test_bfloat16_is_close_to_float32(setting, helpers):
+  """Half precision changes the loss and its gradient by its rounding, not more."""
+  objective, skeleton, params, other, _, clips = setting
+  batch, t, eps = helpers.pack_clips([clips])
+
+  def loss_and_grads(dtype):
+    variant = helpers.tiny_objective()
+    variant.compute_dtype = dtype
+
+    def value(params):
+      model = skeleton.merge(params, other)
+      return variant.velocity_loss(model, batch, t, eps)[0]
+
+    return jax.jit(jax.value_and_grad(value))(params)
+
+  exact, half = loss_and_grads(objective.compute_dtype), loss_and_grads("bfloat16")
+  np.testing.assert_allclose(half[0], exact[0], rtol=0.02)
+  for name, grad in exact[1].items():
+    assert half[1][name].dtype == np.float32, name
+    scale = np.abs(grad).max() + 1e-3
+    assert np.abs(half[1][name] - grad).max() < 0.25 * scale, name
