@@ -120,14 +120,22 @@ class Progress:
     self._path = workdir / "stages.json"
     self._rows = json.loads(self._path.read_text()) if self._path.exists() else {}
 
+  def check(self, plan: list[Stage]) -> None:
+    """Raises ValueError where the workdir was begun with other options."""
+    commands = {stage.name: str(stage) for stage in plan}
+    for name, row in self._rows.items():
+      if row["command"] != commands.get(name):
+        raise ValueError(
+          f"{self._path.parent} was begun with other options; its stage {name} was\n  "
+          f"{row['command']}\nChoose another --workdir, or give those options again."
+        )
+
   def is_done(self, stage: Stage) -> bool:
-    row = self._rows.get(stage.name, {})
-    return row.get("done", False) and row["command"] == str(stage)
+    return self._rows.get(stage.name, {}).get("done", False)
 
   def record(self, stage: Stage, seconds: float, *, done: bool) -> None:
-    row = self._rows.get(stage.name, {})
-    same = row.get("command") == str(stage)
-    before = row["seconds"] if same and not row["done"] else 0.0
+    row = self._rows.get(stage.name, {"seconds": 0.0, "done": False})
+    before = 0.0 if row["done"] else row["seconds"]
     self._rows[stage.name] = {
       "command": str(stage), "seconds": round(before + seconds, 1), "done": done
     }  # fmt: skip
@@ -146,6 +154,7 @@ def main() -> None:
   workdir = pathlib.Path(_WORKDIR.value)
   workdir.mkdir(parents=True, exist_ok=True)
   plan, progress = stages(workdir), Progress(workdir)
+  progress.check(plan)
   for i, stage in enumerate(plan):
     if progress.is_done(stage):
       print(f"[{i + 1}/{len(plan)}] {stage.name}: done before")

@@ -73,6 +73,12 @@ def test_it_goes_on_where_it_stopped(demo):
   assert output.count("done before") == 7  # up to, and without, sample and check
 
 
+def test_other_options_need_another_workdir(demo):
+  _, options = demo
+  output = run("sora_jax.demo", *options, "--clips=128", ok=False)
+  assert "begun with other options" in output and "--num_train=96" in output
+
+
 def test_samples_of_any_size(demo, tmp_path):
   output = run(
     "sora_jax.sample", f"--workdir={demo[0] / 'text_to_video'}", f"--out={tmp_path}",
