@@ -93,6 +93,6 @@ def denoiser(*, tokenizer: tokenizers.WordTokenizer, data: dict) -> TrainConfig:
       lr=optimizer.Cosine(peak=0.02), adam_lr=optimizer.Cosine(peak=2e-3)
     ),
     mesh=sharding.MeshConfig(),
-    num_steps=2300,
+    num_steps=2400,
     ema_decay=0.998,
   )  # fmt: skip

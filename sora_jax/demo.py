@@ -41,7 +41,7 @@ CONFIG = pathlib.Path(os.path.relpath(ROOT / "configs" / "demo.py"))
 
 # Training steps per minute of --minutes; see configs/demo.py for what they reach.
 AUTOENCODER_STEPS = 110
-MODEL_STEPS = 230
+MODEL_STEPS = 240
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def stages(workdir: pathlib.Path) -> list[Stage]:
            "config.num_steps": round(MODEL_STEPS * _MINUTES.value)}),
     Stage("sample", "sora_jax.sample",
           {"workdir": model, "prompts_file": workdir / "prompts.jsonl",
-           "out": samples, "lossless": True}),
+           "sampler": "heun", "steps": 16, "out": samples, "lossless": True}),
     *checks,
   ]  # fmt: skip
 
