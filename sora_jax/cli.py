@@ -4,6 +4,7 @@ Used by: the verbs, the jobs of data_pipelines.
 """
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
       print("interrupted; the same command goes on from here", file=sys.stderr)
       sys.exit(130)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
       if _TRACEBACK.value:
         raise
       _fail(str(error))
@@ -42,8 +43,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except (flags.Error, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-    message = error.args[0] if isinstance(error, KeyError) else error
-    _fail(f"{message}\nSee {os.path.basename(argv[0])} --help")
+    message = str(error.args[0] if isinstance(error, KeyError) else error)
+    # config_flags quotes a whole traceback; its last paragraph is what went wrong.
+    flag, _, traceback = message.partition("Error whilst parsing config file:")
+    if traceback:
+      message = flag + re.split(r"\n\w+(?:Error|Exception): ", traceback)[-1]
+    _fail(f"{message.strip()}\nSee {os.path.basename(argv[0])} --help")
   return []
 
 

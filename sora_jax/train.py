@@ -16,6 +16,10 @@ from sora_jax.training import loop
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run: FILE.py[:ARG].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Checkpoints, metrics and config.json.")
 flags.mark_flags_as_required(["config", "workdir"])
+# Looks into the config, since config_flags reports a missing file at first use only.
+flags.register_validator(
+  "config", lambda config: hasattr(config, "num_steps"), "--config must give a TrainConfig"
+)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def test_every_module_that_the_readme_runs_exists():
 
 def test_the_commands_of_the_readme_are_in_the_makefile():
   makefile = (ROOT / "Makefile").read_text()
-  for target in re.findall(r"`?make (\w+)`?", README):
+  for target in re.findall(r"(?:`|^)make (\w+)", README, re.M):
     assert re.search(rf"^{target}:", makefile, re.M), target
   assert "make test" in (ROOT / ".ci" / "run").read_text()
 
@@ -33,7 +33,7 @@ def test_the_commands_of_the_readme_are_in_the_makefile():
 def test_the_maps_are_complete():
   for package in PACKAGES:
     for init in (ROOT / package).rglob("__init__.py"):
-      text = ast.get_docstring(ast.parse(init.read_text()))
+      text = ast.get_docstring(ast.parse(init.read_text()), clean=False) or ""
       listed = set(re.findall(r"^  ([\w.]+)/? ", text, re.M))
       here = {p.name for p in init.parent.glob("*.py")} - {"__init__.py"}
       here |= {p.parent.name for p in init.parent.glob("*/__init__.py")}
