@@ -54,7 +54,7 @@ class MovingShapes:
   )  # fmt: skip
   frames: tuple[int, ...] = (5, 9, 13)  # of videos
   image_share: float = 0.12
-  two_object_share: float = 0.4  # where the frame has room
+  two_object_share: float = 0.35  # where the frame has room
   relation_share: float = 0.7  # of two-object clips
   held_out: bool = False  # one-object videos of the held-out kinds, and nothing else
   fps: float = 8.0
