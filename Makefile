@@ -5,16 +5,21 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+PARITY := $(VENV)-parity
 # One worker per core, at most four; each holds a model or two.
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-parity lint bench clean
 
 demo: $(READY)
 	$(PY) -m sora_jax.demo --workdir=runs/demo
 
 test: $(READY)
-	$(PY) -m pytest -n $(WORKERS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# Ours beside diffusers', on the same weights; installs torch into an environment apart.
+test-parity: $(PARITY)/.ready
+	$(PARITY)/bin/python -m pytest tests/parity
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -23,10 +28,18 @@ bench: $(READY)
 	$(PY) -m benchmarks.packed_vs_padded --out=benchmarks/results
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(PARITY) build *.egg-info
 
 $(READY): setup.py constraints.txt
+	$(call install,$(VENV),dev)
+
+$(PARITY)/.ready: setup.py constraints.txt
+	$(call install,$(PARITY),parity)
+
+# install(environment, extra): versions as tested together.
+define install
 	$(PYTHON) -c "import sys; assert sys.version_info >= (3, 11), 'needs Python 3.11 or newer'"
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable .[dev]
-	touch $(READY)
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --constraint constraints.txt --editable .[$(2)]
+	touch $(1)/.ready
+endef

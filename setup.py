@@ -33,6 +33,8 @@ setuptools.setup(
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "pillow",
+    "pyarrow",
+    "safetensors",
     "scipy",
     "tensorboardX",
     "tensorflow-datasets>=4.9.10",
@@ -43,5 +45,7 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "dev": ["pytest", "pytest-xdist", "ruff"],
+    # For `make test-parity` only. A CPU build of torch is enough; torchvision is not used.
+    "parity": ["pytest", "torch", "diffusers", "accelerate"],
   },
 )  # fmt: skip

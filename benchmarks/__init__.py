@@ -1,4 +1,5 @@
 """Measurements, as ratios from one run; results/ holds what was measured where.
 
   packed_vs_padded.py   useful tokens/s, packed against padded
+  codecs.py             PCA, KL, VQ and FSQ codecs in one table
 """

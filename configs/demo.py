@@ -23,7 +23,7 @@ from sora_jax.objectives import diffusion, known_masks
 from sora_jax.text import encoder, tokenizers
 from sora_jax.training import optimizer
 from sora_jax.training.config import TrainConfig
-from sora_jax.vae import autoencoder
+from sora_jax.vae import bottlenecks, factorized
 
 LATENT_CHANNELS = 24  # values per token too: few, which is what makes it learn fast
 TEXT_WIDTH = 128
@@ -54,7 +54,9 @@ def codec(*, rows: int, crop: tuple[int, int, int]) -> TrainConfig:
   """The video compression network, 4x8x8."""
   return TrainConfig(
     objective=autoencoder_objective.AutoencoderObjective(
-      model=autoencoder.AutoencoderConfig(latent_channels=LATENT_CHANNELS)
+      model=factorized.FactorizedConfig(
+        bottleneck=bottlenecks.Kl(channels=LATENT_CHANNELS)
+      )
     ),
     data=crops.ClipCrops(rows=rows, crop=crop),
     optimizer=optimizer.Muon(

@@ -2,6 +2,7 @@
 
   schema.py            what every dataset of clips holds
   datasets.py          datasets written whole or not at all
+  shards.py            the same by many workers, shard by shard, resumed
   moving_shapes.py     the procedural world with its truth
   captioned_files.py   a user's folder: files and their captions
   media.py             one file of video or image -> clips, whatever is wrong with it

@@ -12,6 +12,7 @@ Used by: the builders and the jobs that make datasets.
 import contextlib
 import io
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -76,24 +77,60 @@ def standing(out: str | pathlib.Path, made_from: Any) -> pathlib.Path | None:
 
 @contextlib.contextmanager
 def making(out: str | pathlib.Path, made_from: Any) -> Iterator[pathlib.Path]:
-  """A folder to make the dataset in; it becomes `out` when the block succeeds.
+  """A new folder to make the dataset in; it becomes `out` when the block succeeds.
 
   Raises:
     ValueError: `out` holds something that was not made here, and would be lost.
   """
   out = pathlib.Path(out).absolute()
+  shutil.rmtree(_partial_folder(out), ignore_errors=True)
+  partial = continued(out, made_from)
+  yield partial
+  publish(partial, out)
+
+
+def continued(out: pathlib.Path, made_from: Any) -> pathlib.Path:
+  """The folder in which a dataset is made, with what stands there of the same making.
+
+  Raises:
+    ValueError: `out` holds something that was not made here, and would be lost.
+  """
   if out.exists() and not out.is_dir():
     raise ValueError(f"--out={out} is not a folder")
   others = sorted(path.name for path in out.iterdir()) if out.exists() else []
   if others and _MADE_FROM not in others:
     raise ValueError(f"--out={out} holds other files ({others[0]}); name a new folder")
-  partial = out.with_name(out.name + ".partial")
-  shutil.rmtree(partial, ignore_errors=True)
-  partial.mkdir(parents=True)
-  yield partial
-  (partial / _MADE_FROM).write_text(json.dumps(made_from, indent=1))
-  shutil.rmtree(out, ignore_errors=True)
-  partial.rename(out)
+  partial = _partial_folder(out)
+  mark = partial / _MADE_FROM
+  if partial.exists() and (
+    not mark.exists() or json.loads(mark.read_text()) != _plain(made_from)
+  ):
+    shutil.rmtree(partial)
+  partial.mkdir(parents=True, exist_ok=True)
+  if not mark.exists():
+    # Appears whole, or an interrupted start could not be told from a wrong one.
+    temporary = mark.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(made_from, indent=1))
+    temporary.replace(mark)
+  return partial
+
+
+def publish(partial: pathlib.Path, out: pathlib.Path) -> None:
+  """Gives a finished dataset its name; nothing where another process just did."""
+  if not partial.exists():
+    return
+  # The old one is moved away first: a name is never on half a dataset.
+  old = out.with_name(out.name + ".old")
+  shutil.rmtree(old, ignore_errors=True)
+  if out.exists():
+    out.rename(old)
+  with contextlib.suppress(FileNotFoundError):
+    partial.rename(out)
+  shutil.rmtree(old, ignore_errors=True)
+
+
+def _partial_folder(out: pathlib.Path) -> pathlib.Path:
+  return out.with_name(out.name + ".partial")
 
 
 def _plain(value: Any) -> Any:

@@ -108,7 +108,8 @@ def stages(workdir: pathlib.Path) -> list[Stage]:
            "config.num_steps": round(MODEL_STEPS * _MINUTES.value)}),
     Stage("sample", "sora_jax.sample",
           {"workdir": model, "prompts_file": workdir / "prompts.jsonl",
-           "sampler": "heun", "steps": 16, "guidance_scale": 2.0, "out": samples, "lossless": True}),
+           "sampler": "heun", "steps": 16, "guidance_scale": 2.0, "out": samples,
+           "lossless": True}),
     *checks,
   ]  # fmt: skip
 

@@ -1,10 +1,18 @@
 """Eight fake CPU devices, and small things that many tests share."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+# What one test, command or worker has compiled, the next one loads.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+  atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import absl.flags
 import jax
@@ -13,7 +21,7 @@ import pytest
 
 from data_pipelines import loader
 from data_pipelines.builders import latents as latents_builder
-from sora_jax import api, sharding
+from sora_jax import api, configlib, sharding
 from sora_jax.diffusion import process
 from sora_jax.models import dit, text_to_video
 from sora_jax.nn import packing
@@ -120,6 +128,26 @@ def write_latents(folder, num: int = 40, seed: int = 0) -> str:
   return str(folder / "latents" / "1.0.0")
 
 
+@configlib.config
+class OneBatch:
+  """A source of videos of a few lines: the loop needs no data pipeline."""
+
+  rows: int = 8
+
+  def open(self, rows):
+    del rows
+    return self
+
+  def __next__(self):
+    video = np.zeros((8, 5, 16, 16, 3), np.uint8)
+    for i in range(8):
+      video[i, :, 2 + i :, : 4 + i] = 30 * i
+    return {"video": video}
+
+  def get_state(self):
+    return {"0": 0}
+
+
 @pytest.fixture(scope="session")
 def latents_path(tmp_path_factory) -> str:
   return write_latents(tmp_path_factory.mktemp("latents"))
@@ -133,8 +161,19 @@ def helpers():
   return types.SimpleNamespace(
     tiny_model=tiny_model, tiny_objective=tiny_objective, tiny_config=tiny_config,
     clip=clip, pack_clips=pack_clips, write_latents=write_latents, CHANNELS=CHANNELS,
-    TOKENIZER=TOKENIZER,
+    TOKENIZER=TOKENIZER, OneBatch=OneBatch,
   )  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """The longest files first, so that two workers end together."""
+  first = ("test_demo", "test_processes", "test_loop", "test_dit")
+
+  def place(item: pytest.Item) -> int:
+    name = item.path.stem
+    return first.index(name) if name in first else len(first)
+
+  items.sort(key=place)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import demo
+from configs import demo, vae
 from sora_jax import configlib
 from sora_jax.nn.skeleton import Skeleton
 
@@ -15,24 +15,41 @@ CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 
 
 def test_this_file_knows_every_config():
-  assert {path.stem for path in CONFIGS.glob("*.py")} - {"__init__"} == {"demo"}
+  assert {path.stem for path in CONFIGS.glob("*.py")} - {"__init__"} == {"demo", "vae"}
+
+
+def check(get_config, arg: str) -> int:
+  """Loads and traces a config; returns the number of its parameters."""
+  config = get_config(arg)
+  assert configlib.from_json(configlib.to_json(config)) == config
+  assert hash(config.objective) == hash(get_config(arg).objective)
+  params, _ = Skeleton.of(config.objective.make).abstract
+  jax.eval_shape(lambda: config.optimizer.make(10).init(params))
+  return sum(np.prod(value.shape) for value in params.values())
 
 
 @pytest.mark.parametrize("arg", ["vae", "dit", "videos_vae", "videos_dit"])
 def test_demo(arg):
-  config = demo.get_config(arg)
-  assert configlib.from_json(configlib.to_json(config)) == config
-  assert hash(config.objective) == hash(demo.get_config(arg).objective)
-  skeleton = Skeleton.of(config.objective.make)
-  params, _ = skeleton.abstract
-  total = sum(np.prod(value.shape) for value in params.values())
-  assert 1e5 < total < 1e7
-  jax.eval_shape(lambda: config.optimizer.make(10).init(params))
+  assert 1e5 < check(demo.get_config, arg) < 1e7
 
 
-def test_wrong_arguments_are_named():
+# Of Wan's: the parameters that its authors publish, plus our PatchGAN's.
+@pytest.mark.parametrize(
+  ("arg", "millions"),
+  [("kl", 0.7), ("vq", 0.7), ("fsq", 0.7), ("wan21", 126.9), ("wan22", 704.7)],
+)
+def test_vae(arg, millions):
+  count = check(vae.get_config, arg)
+  if arg.startswith("wan"):
+    params, _ = Skeleton.of(vae.WAN[arg].make).abstract
+    count = sum(np.prod(value.shape) for value in params.values())
+  assert count / 1e6 == pytest.approx(millions, rel=0.3 if millions < 1 else 1e-3)
+
+
+@pytest.mark.parametrize("module", [demo, vae])
+def test_wrong_arguments_are_named(module):
   with pytest.raises(ValueError, match="takes one of"):
-    demo.get_config("nonsense")
+    module.get_config("nonsense")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("[!_]*.py")), ids=lambda p: p.stem)

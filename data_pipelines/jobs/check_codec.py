@@ -2,9 +2,9 @@
 
   python -m data_pipelines.jobs.check_codec --clips=DATASET --codec=WORKDIR --out=DIR
 
-Writes DIR/codec.json (PSNR over the split; in the world of moving shapes also how often
-the checker reads rendered and reconstructed clips right: its ceiling for samples) and
-DIR/reconstructions.png (clips above their reconstructions).
+Writes DIR/codec.json (PSNR, SSIM and flicker over the split; in the world of moving
+shapes also how often the checker reads rendered and reconstructed clips right: its
+ceiling for samples) and DIR/reconstructions.png (clips above their reconstructions).
 """
 
 import json
@@ -15,23 +15,23 @@ from absl import flags
 
 from data_pipelines import rows
 from sora_jax import cli
-from sora_jax.evals import shapes_checker
+from sora_jax.evals import reconstruction, shapes_checker
 from sora_jax.generation import codec as codec_lib
 from sora_jax.generation import video_files
-
-
-def psnr_db(truth: np.ndarray, copy: np.ndarray) -> float:
-  """Peak signal-to-noise ratio of uint8 frames of one shape, in dB."""
-  error = np.mean(np.square(truth.astype(np.float32) - copy.astype(np.float32)))
-  return float(10.0 * np.log10(255.0**2 / max(error, 1e-4)))
 
 
 def check(records: list[dict], codec: codec_lib.Codec) -> tuple[dict, list[np.ndarray]]:
   """(results, reconstructions) of the records of a clips dataset."""
   videos = [record["video"] for record in records]
   copies = codec.decode(codec.encode(videos))
-  values = [psnr_db(*pair) for pair in zip(videos, copies)]
-  result = {"psnr_db": float(np.mean(values)), "clips": len(videos)}
+  pairs = list(zip(videos, copies))
+  result = {
+    "clips": len(videos),
+    **{
+      name: float(np.mean([measure(*pair) for pair in pairs]))
+      for name, measure in reconstruction.MEASURES.items()
+    },
+  }
   if "truth" in records[0]:
     # Only what a prompt can ask for: clips that move, with objects kept apart.
     chosen = [i for i, r in enumerate(records) if _is_like_a_prompt(r)]
@@ -55,7 +55,8 @@ def draw(records: list[dict], copies: list[np.ndarray], path: pathlib.Path) -> N
   for i in order:
     caption = records[i]["caption"].decode()
     videos += [records[i]["video"], copies[i]]
-    labels += [caption, f"reconstructed, {psnr_db(videos[-2], videos[-1]):.1f} dB"]
+    psnr_db = reconstruction.psnr_db(videos[-2], videos[-1])
+    labels += [caption, f"reconstructed, {psnr_db:.1f} dB"]
   video_files.write_png(path, video_files.contact_sheet(videos, labels))
 
 

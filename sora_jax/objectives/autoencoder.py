@@ -1,9 +1,14 @@
-"""Training the video compression network: reconstruction plus a small KL (the VAE).
+"""Training the video compression network.
 
-  loss = mse |x - x'|^2 + l1 |x - x'| + kl KL(q(z|x) || N(0, 1)),  z ~ q(z|x)
+  loss = mse |x - x'|^2 + l1 |x - x'| + features_weight d(x, x') + bottleneck's own
+         + adversarial -D(x')                    x' = decode(sample of q(z|x))
+         + hinge(D(x), D(sg x'))                 which trains D alone
+
+Both players take their step at once, in the one training loop: the generator's term sees
+D's parameters as constants, and D's term sees x' as one.
 
 Batch: {"video": uint8 [B, T, H, W, 3]}.
-Used by: configs/demo.py, through training/loop.py.
+Used by: configs/demo.py and configs/vae.py, through training/loop.py.
 """
 
 import jax
@@ -12,46 +17,80 @@ from flax import nnx
 
 from sora_jax import api
 from sora_jax.configlib import config
-from sora_jax.vae import autoencoder
+from sora_jax.vae import autoencoder, bottlenecks, discriminator, perceptual
+from sora_jax.vae.causal import Stream
 
 
-def to_unit_range(video_uint8: jax.Array) -> jax.Array:
-  """uint8 frames -> float32 in [-1, 1]."""
-  return video_uint8.astype(jnp.float32) / 127.5 - 1.0
+@config
+class Adversarial:
+  """The PatchGAN's part, from step `start` on."""
 
-
-def to_uint8(video: jax.Array) -> jax.Array:
-  """Frames in [-1, 1] -> uint8, rounded."""
-  return jnp.clip(jnp.round((video + 1.0) * 127.5), 0, 255).astype(jnp.uint8)
+  model: discriminator.PatchGanConfig
+  weight: float = 0.05
+  start: int = 0
 
 
 @config
 class AutoencoderObjective:
-  """The weights of the loss's parts, per pixel value and per latent value."""
+  """The weights of the loss's parts, per pixel value."""
 
   model: autoencoder.AutoencoderConfig
   mse: float = 1.0
   l1: float = 0.05
-  kl: float = 5e-5
+  features: perceptual.GradientPyramid | None = None  # what d compares
+  features_weight: float = 0.0
+  adversarial: Adversarial | None = None
 
-  def make(self, rngs: nnx.Rngs) -> nnx.Module:
-    return self.model.make(rngs)
+  def make(self, rngs: nnx.Rngs) -> "Players":
+    """Raises ValueError where a weight has nothing that it weighs."""
+    if bool(self.features_weight) != (self.features is not None):
+      raise ValueError("features and features_weight go together: one is set, one not")
+    return Players(self, rngs=rngs)
 
   def loss(
-    self, model: autoencoder.Autoencoder, batch: api.PyTree, key: jax.Array
+    self, model: "Players", batch: api.PyTree, key: jax.Array
   ) -> tuple[jax.Array, api.Metrics]:
     """See the module's equation; `psnr_db` is that of the sampled reconstruction."""
-    x = to_unit_range(batch["video"])
-    mean, log_variance = model.posterior(x)
-    # One key per row, so that the noise does not depend on how rows are sharded.
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x.shape[0]))
-    eps = jax.vmap(lambda k: jax.random.normal(k, mean.shape[1:]))(keys)
-    error = model.reconstruct(mean + jnp.exp(0.5 * log_variance) * eps) - x
-    model.update_statistics(mean)
+    x = batch["video"].astype(jnp.float32) / 127.5 - 1.0
+    codec = model.codec
+    h = codec.to_bottleneck(x, Stream())
+    z, loss, metrics = codec.bottleneck(h, key)
+    copy = codec.to_frames(z, Stream())
+    codec.update_statistics(codec.bottleneck.latents(h))
 
-    mse, l1 = jnp.mean(jnp.square(error)), jnp.mean(jnp.abs(error))
-    variance = jnp.exp(log_variance)
-    kl = 0.5 * jnp.mean(jnp.square(mean) + variance - 1.0 - log_variance)
-    loss = self.mse * mse + self.l1 * l1 + self.kl * kl
+    mse, l1 = jnp.mean(jnp.square(copy - x)), jnp.mean(jnp.abs(copy - x))
     psnr_db = 10.0 * jnp.log10(4.0 / jnp.maximum(mse, 1e-10))
-    return loss, {"mse": mse, "l1": l1, "kl": kl, "psnr_db": psnr_db}
+    metrics = {"mse": mse, "l1": l1, "psnr_db": psnr_db, **metrics}
+    loss = loss + self.mse * mse + self.l1 * l1
+    if self.features is not None:
+      metrics["perceptual"] = perceptual.distance(self.features, copy, x)
+      loss = loss + self.features_weight * metrics["perceptual"]
+    if self.adversarial is not None:
+      part, more = _adversarial(self.adversarial, model, x, copy)
+      loss, metrics = loss + part, {**metrics, **more}
+    return loss, metrics
+
+
+class Players(nnx.Module):
+  """The codec, and what it is trained against."""
+
+  def __init__(self, config: AutoencoderObjective, *, rngs: nnx.Rngs):
+    self.codec = config.model.make(rngs)
+    if config.adversarial is not None:
+      self.discriminator = config.adversarial.model.make(rngs)
+      self.steps = bottlenecks.Statistics(jnp.zeros((), jnp.int32))
+
+
+def _adversarial(
+  config: Adversarial, model: Players, x: jax.Array, copy: jax.Array
+) -> tuple[jax.Array, api.Metrics]:
+  structure, state = nnx.split(model.discriminator)
+  constant = nnx.merge(structure, jax.lax.stop_gradient(state))
+  fooled = -jnp.mean(constant(copy))
+  told_apart = discriminator.hinge(
+    model.discriminator(x), model.discriminator(jax.lax.stop_gradient(copy))
+  )
+  begun = model.steps[...] >= config.start
+  model.steps[...] = model.steps[...] + 1
+  loss = jnp.where(begun, config.weight * fooled + told_apart, 0.0)
+  return loss, {"generator": fooled, "discriminator": told_apart}

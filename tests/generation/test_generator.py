@@ -11,7 +11,7 @@ from sora_jax.generation import canvas, generator
 from sora_jax.objectives import autoencoder as autoencoder_objective
 from sora_jax.training import checkpoint, loop, optimizer, state
 from sora_jax.training.config import TrainConfig
-from sora_jax.vae import autoencoder
+from sora_jax.vae import bottlenecks, factorized
 
 
 def request(**changes) -> canvas.Request:
@@ -55,8 +55,8 @@ def model(helpers, latents_path, tmp_path_factory):
   codec_dir, workdir = (tmp_path_factory.mktemp(name) for name in ("codec", "model"))
   codec_config = TrainConfig(
     objective=autoencoder_objective.AutoencoderObjective(
-      model=autoencoder.AutoencoderConfig(
-        latent_channels=helpers.CHANNELS, widths=(8, 16)
+      model=factorized.FactorizedConfig(
+        bottleneck=bottlenecks.Kl(channels=helpers.CHANNELS), widths=(8, 16)
       )
     ),
     data=None, optimizer=optimizer.AdamW(lr=optimizer.Cosine(peak=1e-3)),

@@ -1,137 +1,128 @@
-"""The video compression network: causal, true to its grid, and normalized."""
+"""What holds for every video compression network: causal, on its grid, in pieces."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sora_jax import configlib, sharding
-from sora_jax.generation import codec as codec_lib
-from sora_jax.nn.skeleton import Skeleton
-from sora_jax.objectives import autoencoder as objective_lib
-from sora_jax.training import loop, optimizer
-from sora_jax.training.config import TrainConfig
-from sora_jax.vae import autoencoder
-
-CONFIG = autoencoder.AutoencoderConfig(
-  latent_channels=3, widths=(8, 16), decoder_blocks=(1, 1)
-)
+from sora_jax.vae import folding, streaming
 
 
-@pytest.fixture(scope="module")
-def model():
-  """Parameters that are nowhere zero, so that time is really mixed."""
-  skeleton = Skeleton.of(CONFIG.make)
-  params, other = skeleton.init(jax.random.key(0))
-  params = {k: v + 0.05 * jnp.cos(jnp.arange(v.size)).reshape(v.shape)
-            for k, v in params.items()}  # fmt: skip
-  return skeleton.merge(params, other)
+# Of Wan's two, the one with all the parts; test_wan.py has both.
+@pytest.fixture(scope="module", params=["factorized", "wan_residual"])
+def network(request, networks):
+  """(config, in one piece, a latent at a time); what is compiled is shared."""
+  config = networks.FAMILY[request.param]
+  parts = (*networks.perturbed(config), config.compression)
+  whole = streaming.Streamer(*parts, streaming.Pieces(positions=10**6))
+  pieces = streaming.Streamer(*parts, streaming.Pieces(positions=1))
+  return config, whole, pieces
 
 
 @pytest.fixture(scope="module")
 def video():
-  return jax.random.uniform(jax.random.key(1), (2, 9, 16, 24, 3), minval=-1)
+  shape = (1, 13, 32, 48, 3)
+  return np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
 
 
-def test_time_is_causal(model, video):
+def test_time_is_causal(network, video):
   """Frames after a group of latents do not change it, and those within it do."""
-  latents, frames = model.encode(video), model.decode(model.encode(video))
-  changed = video.at[:, 5:].set(0.3)
-  np.testing.assert_allclose(model.encode(changed)[:, :2], latents[:, :2], atol=1e-5)
-  assert np.abs(model.encode(changed)[:, 2] - latents[:, 2]).max() > 1e-3
-  np.testing.assert_allclose(
-    model.decode(latents.at[:, 2].set(9.0))[:, :5], frames[:, :5], atol=1e-5
-  )
+  _, whole, _ = network
+  latents = whole.encode(video)
+  changed = video.copy()
+  changed[:, 5:] = 30
+  changed = whole.encode(changed)
+  np.testing.assert_allclose(changed[:, :2], latents[:, :2], atol=5e-5)
+  assert np.abs(changed[:, 2] - latents[:, 2]).max() > 1e-3
+  other = latents.copy()
+  other[:, 2] = 3.0
+  frames, changed = (whole.decode(z).astype(int) for z in (latents, other))
+  assert np.abs(changed[:, :5] - frames[:, :5]).max() <= 1
+  assert np.abs(changed[:, 5:] - frames[:, 5:]).max() > 5
 
 
-def test_an_image_is_the_first_frame_of_a_video(model, video):
-  alone = model.encode(video[:, :1])
-  assert alone.shape == (2, 1, 2, 3, 3)
-  np.testing.assert_allclose(alone, model.encode(video)[:, :1], atol=1e-5)
-  assert model.decode(alone).shape == (2, 1, 16, 24, 3)
+def test_an_image_is_the_first_frame_of_a_video(network, video):
+  config, whole, pieces = network
+  alone = pieces.encode(video[:, :1])
+  assert alone.shape == (1, *config.latent_size(1, 32, 48), config.latent_channels)
+  latents = whole.encode(video)
+  np.testing.assert_allclose(alone, latents[:, :1], atol=5e-5)
+  frames = pieces.decode(alone).astype(int)
+  assert np.abs(frames - whole.decode(latents)[:, :1]).max() <= 1
 
 
-def test_folding_is_undone_by_unfolding(video):
-  folded = autoencoder.fold_time(video, 4)
-  np.testing.assert_array_equal(autoencoder.unfold_time(folded, 4), video)
-  flat = autoencoder.fold(folded, 2, 4)
-  assert flat.shape == (2, 3, 8, 6, 4 * 3 * 8)
-  np.testing.assert_array_equal(autoencoder.unfold(flat, 2, 4), folded)
+def test_chunks_of_time_equal_the_whole(network, video):
+  """To float tolerance; frames to the last step of their rounding."""
+  _, whole, pieces = network
+  latents = whole.encode(video)
+  np.testing.assert_allclose(pieces.encode(video), latents, atol=5e-5)
+  frames, copies = (part.decode(latents).astype(int) for part in (whole, pieces))
+  assert np.abs(copies - frames).max() <= 1 and np.mean(copies != frames) < 1e-3
 
 
-def test_sizes_off_the_grid_are_named():
-  assert CONFIG.latent_size(9, 16, 24) == (3, 2, 3)
+def test_the_last_chunk_is_filled_up_and_cut():
+  """13 frames are 1 + 3 latents; in chunks of 3 the second one has 1 that counts."""
+  x = np.arange(13)[None]
+  chunks = list(streaming.chunks_of_time(x, 3, 4))
+  assert [keep for _, keep in chunks] == [3, 1]
+  np.testing.assert_array_equal(chunks[0][0][0], np.arange(9))
+  np.testing.assert_array_equal(chunks[1][0][0], [9, 10, 11, 12] + [12] * 8)
+  assert [len(c[0]) for c, _ in streaming.chunks_of_time(x, 8, 4)] == [13]
+
+
+def test_sizes_off_the_grid_are_named(networks):
+  assert networks.FACTORIZED.latent_size(9, 16, 24) == (3, 2, 3)
+  assert networks.WAN_RESIDUAL.latent_size(9, 16, 48) == (3, 1, 3)
   with pytest.raises(ValueError, match="nearest size is 9 frames of 16x24"):
-    CONFIG.latent_size(8, 17, 23)
+    networks.FACTORIZED.latent_size(8, 17, 23)
 
 
-def test_statistics_normalize_the_latents():
-  skeleton = Skeleton.of(CONFIG.make)
-  model = skeleton.merge(*skeleton.init(jax.random.key(0)))
-  rng = np.random.default_rng(0)
-  raw = jnp.asarray(rng.normal(2.0, 3.0, (8, 3, 4, 4, 3)))
+def test_statistics_normalize_the_latents(networks):
+  skeleton, params, other = networks.perturbed(networks.FACTORIZED)
+  model = skeleton.merge(params, other)
+  raw = jnp.asarray(np.random.default_rng(0).normal(2.0, 3.0, (8, 3, 4, 4, 3)))
   for _ in range(800):
     model.update_statistics(raw)
-  mean, std = model._moments()
+  mean, std = model.latent_moments()
   np.testing.assert_allclose(mean, raw.mean((0, 1, 2, 3)), atol=1e-2)
   np.testing.assert_allclose(std, raw.std((0, 1, 2, 3)), rtol=1e-2)
 
 
-@configlib.config
-class OneBatch:
-  """A batch source of a few lines: the loop needs no data pipeline."""
-
-  rows: int = 8
-
-  def open(self, rows):
-    del rows
-    return self
-
-  def __next__(self):
-    video = np.zeros((8, 5, 16, 16, 3), np.uint8)
-    for i in range(8):
-      video[i, :, 2 + i :, : 4 + i] = 30 * i
-    return {"video": video}
-
-  def get_state(self):
-    return {"0": 0}
+def test_folding_is_undone_by_unfolding(video):
+  x = jnp.asarray(video[:, :9])
+  folded = folding.fold_time(x, 4)
+  np.testing.assert_array_equal(folding.unfold_time(folded, 4), x)
+  flat = folding.fold(folded, 2, 4)
+  assert flat.shape == (1, 3, 16, 12, 4 * 3 * 8)
+  np.testing.assert_array_equal(folding.unfold(flat, 2, 4), folded)
+  turned = folding.reverse(flat, (2, 4, 12))
+  np.testing.assert_array_equal(folding.reverse(turned, (12, 4, 2)), flat)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-  workdir = tmp_path_factory.mktemp("codec")
-  config = TrainConfig(
-    objective=objective_lib.AutoencoderObjective(model=CONFIG), data=OneBatch(),
-    optimizer=optimizer.AdamW(lr=optimizer.Cosine(peak=5e-3, warmup_steps=3)),
-    mesh=sharding.MeshConfig(), num_steps=40, ema_decay=0.9, log_every=20,
-  )  # fmt: skip
-  loop.train(config, workdir)
-  return workdir
+def test_tiles_cover_and_overlap():
+  for size, tile, overlap in [(8, None, 2), (17, 8, 2), (9, 8, 7), (64, 16, 4)]:
+    tiles = streaming.tiles_of(size, tile, overlap)
+    assert tiles[0].start == 0 and tiles[-1].stop == size
+    for a, b in zip(tiles[:-1], tiles[1:]):
+      assert a.stop - b.start >= overlap and a.stop - a.start == b.stop - b.start
 
 
-def test_the_loop_trains_it(trained):
-  rows = loop.metrics.read(trained)
-  assert rows[-1]["loss"] < 0.6 * rows[0]["loss"]
-
-
-def test_codec_pads_time_and_cuts_it_again(trained):
-  """Clips of many sizes at once come out as each would alone."""
-  codec = codec_lib.Codec(trained)
-  rng = np.random.default_rng(0)
-  sizes = [(9, 16, 16), (1, 16, 16), (5, 16, 16), (13, 8, 24), (9, 16, 16)]
-  videos = [rng.integers(0, 256, (*size, 3)).astype(np.uint8) for size in sizes]
-  latents = codec.encode(videos)
-  frames = codec.decode(latents)
-  for video, z, back in zip(videos, latents, frames):
-    assert z.shape == (*CONFIG.latent_size(*video.shape[:3]), 3)
-    assert back.shape == video.shape and back.dtype == np.uint8
-    alone = codec.encode([video])[0]
-    np.testing.assert_allclose(z, alone, atol=1e-4)
-    assert np.abs(codec.decode([alone])[0].astype(int) - back).max() <= 1
-  with pytest.raises(ValueError, match="off the codec's grid"):
-    codec.encode([np.zeros((4, 16, 16, 3), np.uint8)])
-
-
-def test_what_is_not_a_codec_is_named(tmp_path):
-  with pytest.raises(ValueError, match="no codec at"):
-    codec_lib.Codec(tmp_path)
+def test_tiles_have_no_seams(networks):
+  """Where tiles meet, their picture is as smooth as that of the whole."""
+  config = networks.FACTORIZED
+  parts = (*networks.perturbed(config), config.compression)
+  whole = streaming.Streamer(*parts, streaming.Pieces())
+  tiled = streaming.Streamer(*parts, streaming.Pieces(tile=8, overlap=4))
+  ramp = np.linspace(0, 255, 160)
+  frame = np.stack([np.add.outer(ramp, ramp) / 2, np.add.outer(ramp, -ramp) / 2 + 127,
+                    np.full((160, 160), 90)], -1)  # fmt: skip
+  x = np.repeat(frame[None, None], 5, axis=1).astype(np.uint8)
+  latents = whole.encode(x)
+  scale = np.abs(latents).max()
+  error = np.abs(tiled.encode(x) - latents)
+  # A tile sees zeros at its edges where the whole sees the picture; its weight is small.
+  assert np.median(error) < 0.01 * scale and error.max() < 0.1 * scale
+  difference = tiled.decode(latents).astype(int) - whole.decode(latents)
+  jumps = np.abs(np.diff(difference, axis=3)).mean((0, 1, 2, 4))
+  # Between the pixels where a tile begins or ends, against everywhere.
+  seams = np.array([32, 64, 96, 128]) - 1
+  assert jumps[seams].mean() < 1.2 * jumps.mean()
