@@ -10,11 +10,11 @@ Used by: jobs/ingest.py. Next: pixels.py.
 """
 
 import dataclasses
-import math
 import pathlib
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import av
 import numpy as np
@@ -22,7 +22,8 @@ from av.container import InputContainer
 from av.stream import Disposition
 from PIL import Image, ImageOps
 
-from data_pipelines import pixels
+from data_pipelines import pixels, shots
+from data_pipelines.limits import Limits, MediaError, cover_and_grid
 
 # Without EPS and the like, for which Pillow starts other programs, and without GIF,
 # which FFmpeg reads with its timing.
@@ -32,61 +33,28 @@ _TEXT_ART = ("adf", "bin", "idf", "tty", "xbin")  # FFmpeg plays any text as a v
 _CLOCK_SLACK = 2e-3  # seconds; containers round the times of frames to milliseconds
 
 
-class MediaError(Exception):
-  """A file that gives no clip: `reason` is a short code, `detail` says more.
-
-  Reasons: not_a_file, empty, unreadable, truncated, damaged, no_video,
-  unsupported_codec, too_large, too_small, too_thin, too_short, timeout.
-  """
-
-  def __init__(self, reason: str, detail: object = ""):
-    super().__init__(f"{reason}: {detail}")
-    self.reason = reason
-    self.detail = str(detail)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limits:
-  """What clips look like, and how much a file may cost."""
-
-  max_pixels: int = 4096  # of a frame of a clip: its area
-  min_side: int = 16  # pixels, of a frame of the file and of a clip
-  multiple: int = 8  # that the sides of a clip are
-  fps: float = 8.0  # of a clip
-  max_frames: int = 17  # of a clip; 1 + 4k
-  min_frames: int = 5  # of a clip that is not an image
-  max_clips: int = 8  # of a file
-  max_seconds: float = 60.0  # of a file that are read
-  timeout: float = 60.0  # seconds that reading a file may take
-  max_source_pixels: int = 40_000_000  # of a frame of the file; 8K video passes
-
-  def __post_init__(self) -> None:
-    if self.fps <= 0:
-      raise ValueError(f"fps={self.fps} must be above 0")
-    if self.min_frames < 1:
-      raise ValueError(f"min_frames={self.min_frames} must be at least 1")
-    if self.max_frames < 1 or self.max_frames % 4 != 1:
-      raise ValueError(f"max_frames={self.max_frames} must be 1 + 4k, such as 17")
-    least = self.min_side**2
-    if self.max_pixels < least:
-      raise ValueError(f"max_pixels={self.max_pixels} must be at least {least}")
+Keep = Callable[[np.ndarray, int], Any]  # uint8 [T, H, W, 3], number of its first frame
 
 
 @dataclasses.dataclass
 class Media:
   """The clips of a file, and what happened on the way."""
 
-  clips: list[np.ndarray] = dataclasses.field(default_factory=list)  # [T, H, W, 3] each
+  clips: list[Any] = dataclasses.field(default_factory=list)  # what `keep` returned
   source_size: tuple[int, int] = (0, 0)  # height, width, as displayed
   seconds: float = 0.0  # of the file that were read
-  dropped_frames: int = 0  # at the end, too few for another clip
+  dropped_frames: int = 0  # at the ends of shots, too few for another clip
   warnings: list[str] = dataclasses.field(default_factory=list)  # short codes
 
 
-def read(path: pathlib.Path, limits: Limits) -> Media:
+def read(
+  path: pathlib.Path, limits: Limits, keep: Keep = lambda clip, first: clip
+) -> Media:
   """Reads the clips of a video or an image; an image is one clip of one frame.
 
-  Clips follow one another in time without overlap. Warnings: damaged (read up to the
+  `keep(clip, number of its first frame)` is called with each clip as it comes, and what
+  it returns stands in `clips`: so one clip at a time is in memory. Clips follow one
+  another in time without overlap, and do not cross cuts. Warnings: damaged (read up to the
   damage), timeout (read until then), size_changed (read until then), bad_timestamps
   (frames out of order left out), repeated_frames (most frames are there twice, as the
   file is slower than `limits.fps`), interlaced, hdr (tone-mapped), more (the file goes
@@ -100,43 +68,7 @@ def read(path: pathlib.Path, limits: Limits) -> Media:
     raise MediaError("not_a_file")
   if not path.stat().st_size:
     raise MediaError("empty")
-  return _read_image(path, limits) or _read_video(path, limits)
-
-
-def grid_size(
-  height: float, width: float, *, max_pixels: int, multiple: int = 8, min_side: int = 16
-) -> tuple[int, int]:
-  """(H, W) of a clip of a source: about its proportions, at most `max_pixels`.
-
-  The sides are multiples of `multiple`, rounded up or down so that the proportions are
-  closest to native. They are never longer than the source's.
-
-  Raises:
-    MediaError: the source is too_small, or too_thin for sides of `min_side`.
-  """
-  if min(height, width) < min_side:
-    raise MediaError("too_small", f"{width:.0f}x{height:.0f}, a side below {min_side}")
-  scale = min(1.0, math.sqrt(max_pixels / (height * width)))
-  low_h, low_w = (int(s * scale) // multiple * multiple for s in (height, width))
-  sizes = [
-    (h, w)
-    for h in (low_h, low_h + multiple)
-    for w in (low_w, low_w + multiple)
-    if min_side <= h <= height and min_side <= w <= width and h * w <= max_pixels
-  ]
-  if not sizes:
-    raise MediaError("too_thin", f"{width:.0f}x{height:.0f} as {max_pixels} pixels")
-  return min(sizes, key=lambda s: (abs(math.log(s[1] / s[0] * height / width)), -s[0]))
-
-
-def _sizes(height: float, width: float, limits: Limits) -> list[tuple[int, int]]:
-  """The size of native proportions that just covers the grid size, and the latter."""
-  grid = grid_size(
-    height, width,
-    max_pixels=limits.max_pixels, multiple=limits.multiple, min_side=limits.min_side,
-  )  # fmt: skip
-  scale = max(grid[0] / height, grid[1] / width)
-  return [(round(height * scale), round(width * scale)), grid]
+  return _read_image(path, limits, keep) or _read_video(path, limits, keep)
 
 
 def _check_source_size(height: int, width: int, limits: Limits) -> None:
@@ -144,7 +76,7 @@ def _check_source_size(height: int, width: int, limits: Limits) -> None:
     raise MediaError("too_large", f"{width}x{height}")
 
 
-def _read_image(path: pathlib.Path, limits: Limits) -> Media | None:
+def _read_image(path: pathlib.Path, limits: Limits, keep: Keep) -> Media | None:
   """The one-frame clip of a still image, None if the file is anything else.
 
   By Pillow, since FFmpeg does not notice that an image is truncated.
@@ -167,15 +99,15 @@ def _read_image(path: pathlib.Path, limits: Limits) -> Media | None:
     except Exception as error:
       truncated = "truncated" in str(error)
       raise MediaError("truncated" if truncated else "unreadable", error) from error
-  (height, width), grid = _sizes(rgb.height, rgb.width, limits)
+  (height, width), grid = cover_and_grid(rgb.height, rgb.width, limits)
   frame = np.asarray(rgb.resize((width, height), Image.Resampling.BOX))
-  clip = pixels.center_crop(frame, grid)[None]
+  clip = keep(pixels.center_crop(frame, grid)[None], 0)
   return Media(
     [clip], (rgb.height, rgb.width), warnings=["first_frame"] if several else []
   )
 
 
-def _read_video(path: pathlib.Path, limits: Limits) -> Media:
+def _read_video(path: pathlib.Path, limits: Limits, keep: Keep) -> Media:
   media = Media()
   # A playlist could name files outside of the user's folder, or of the network.
   options = {"protocol_whitelist": "none"}
@@ -187,7 +119,7 @@ def _read_video(path: pathlib.Path, limits: Limits) -> Media:
       stream = _pick_stream(container, limits)
       aspect = float(stream.sample_aspect_ratio or 1)
       frames = _resample(_timed_frames(container, stream, limits, media), limits.fps)
-      _cut(_images(frames, aspect, limits, media), limits, media)
+      _cut(_images(frames, aspect, limits, media), limits, media, keep)
   except av.DecoderNotFoundError as error:
     raise MediaError("unsupported_codec", error) from error
   except (av.FFmpegError, OSError) as error:
@@ -268,10 +200,16 @@ def _images(
 ) -> Iterator[np.ndarray]:
   """[H, W, 3] upright and on the grid; only these small copies stay in memory."""
   converted = image = None
-  for frame in frames:
-    if frame is not converted:
-      converted, image = frame, _frame_to_rgb(frame, aspect, limits, media)
-    yield image
+  count = repeats = 0
+  try:
+    for frame in frames:
+      count, repeats = count + 1, repeats + (frame is converted)
+      if frame is not converted:
+        converted, image = frame, _frame_to_rgb(frame, aspect, limits, media)
+      yield image
+  finally:
+    if repeats > count / 2:
+      _warn(media, "repeated_frames")
 
 
 def _frame_to_rgb(
@@ -283,7 +221,7 @@ def _frame_to_rgb(
   # As displayed; `aspect` is the width of a stored pixel in heights.
   size = (frame.height, frame.width * aspect)[:: -1 if turned else 1]
   media.source_size = round(size[0]), round(size[1])
-  cover, grid = _sizes(*size, limits)
+  cover, grid = cover_and_grid(*size, limits)
   if pixels.is_hdr(frame):
     _warn(media, "hdr")
   if frame.interlaced_frame:
@@ -292,26 +230,21 @@ def _frame_to_rgb(
   return pixels.center_crop(pixels.upright(rgb, matrix), grid)
 
 
-def _cut(images: Iterator[np.ndarray], limits: Limits, media: Media) -> None:
-  """Fills `media.clips` with windows of 1 + 4k frames."""
-  window, previous, count, repeats = [], None, 0, 0
-  for image in images:
-    if len(media.clips) == limits.max_clips:
-      _warn(media, "more")
-      break
-    count, repeats = count + 1, repeats + (image is previous)
-    window.append(image)
-    if len(window) == limits.max_frames:
-      media.clips.append(np.stack(window))
-      window = []
-    previous = image
-  if repeats > count / 2:
-    _warn(media, "repeated_frames")
-  length = (len(window) - 1) // 4 * 4 + 1  # of 0 frames it is below 1
-  if length >= limits.min_frames:
-    media.clips.append(np.stack(window[:length]))
-    window = window[length:]
-  media.dropped_frames = len(window)
+def _cut(
+  images: Iterator[np.ndarray], limits: Limits, media: Media, keep: Keep
+) -> None:
+  """Fills `media.clips` with windows of 1 + 4k frames, none of them across a cut."""
+  for first, window, more in shots.windows(
+    images, limits.fps, limits.max_frames, split=limits.split_shots
+  ):
+    length = (len(window) - 1) // 4 * 4 + 1
+    if length < limits.min_frames:
+      media.dropped_frames += len(window)
+      continue
+    media.clips.append(keep(np.stack(window[:length]), first))
+    media.dropped_frames += len(window) - length
+    if more and len(media.clips) == limits.max_clips:
+      return _warn(media, "more")
 
 
 def _warn(media: Media, code: str) -> None:

@@ -50,7 +50,7 @@ def plan(sizes: Mapping[str, int], per_shard: int) -> list[Shard]:
   shards = []
   for split, size in sizes.items():
     count = -(-size // per_shard)
-    bounds = [size * i // count for i in range(count + 1)]
+    bounds = [size * i // max(1, count) for i in range(count + 1)]
     shards += [
       Shard(split, i, count, bounds[i], bounds[i + 1]) for i in range(count)
     ]

@@ -1,6 +1,6 @@
 """HTML that escapes text by default, and pages in one file that load nothing.
 
-Used by: report.py.
+Used by: report.py, data_pipelines/ingest_page.py.
 """
 
 import base64
@@ -109,7 +109,8 @@ header p { color: var(--soft); font-size: 1.1rem; margin: .4rem 0 1.2rem; }
 h2 { font-size: 1.25rem; margin: 0 0 .6rem; }
 section { margin-top: 2.4rem; }
 p.note { color: var(--soft); font-size: .9rem; margin: .6rem 0; max-width: 50rem; }
-small { color: var(--soft); font-size: .8rem; font-weight: normal; display: block; }
+small { color: var(--soft); font-size: .8rem; font-weight: normal; display: block;
+  overflow-wrap: anywhere; }
 ul { padding: 0; margin: 0; list-style: none; }
 figure, dl { margin: 0; }
 img { max-width: 100%; display: block; }
@@ -154,6 +155,9 @@ body:has(#misses:checked) .hit { display: none; }
   overflow-wrap: anywhere; }
 .frame { aspect-ratio: 1; display: flex; align-items: center;
   justify-content: center; }
+.strips { grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); }
+.strips .frame { aspect-ratio: auto; }
+.strips img { width: 100%; }
 video, .frame img { display: block; image-rendering: pixelated;
   border-radius: 4px; outline: 1px solid var(--line); }
 .marks { display: flex; flex-wrap: wrap; gap: 0 .7rem; font-size: .8rem; }

@@ -7,20 +7,27 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from data_pipelines import captioned_files, media
+from data_pipelines import captioned_files, filters, ingest_report, limits, media
 from data_pipelines.jobs import ingest
 from sora_jax.generation import video_files
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
-def _add_video(path, frames=30, level=100):
+def _add_video(path, frames=30, level=100, moving=False):
   path.parent.mkdir(parents=True, exist_ok=True)
-  video_files.write_mp4(path, np.full((frames, 32, 48, 3), level, np.uint8), 8)
+  video = np.full((frames, 32, 48, 3), level, np.uint8)
+  if moving:
+    field = np.random.default_rng(0).integers(0, 256, (4, 20, 3)).astype(np.uint8)
+    field = field.repeat(8, axis=0).repeat(8, axis=1)
+    video = np.stack([field[:, 2 * t : 2 * t + 48] for t in range(frames)])
+  video_files.write_mp4(path, video, 8)
 
 
 def _add_image(path):
@@ -43,6 +50,16 @@ def _reasons(result):
   return {row["file"]: row["reason"] for row in result.rows}
 
 
+# The little videos here are all still, and all alike.
+OFF = filters.Thresholds(min_brightness=0.0, min_change=0.0, duplicate_bits=0)
+
+
+def _ingest(folder, out, **changes):
+  return ingest.ingest(
+    folder, out, settings=ingest.Settings(**{"thresholds": OFF, **changes})
+  )
+
+
 def _records(result, split):
   builder = tfds.builder_from_directory(result.dataset)
   return list(builder.as_data_source(split))
@@ -61,7 +78,7 @@ def folder(tmp_path):
 
 
 def test_dataset_has_all_clips_with_their_captions(folder, tmp_path):
-  result = ingest.ingest(folder, tmp_path / "out")
+  result = _ingest(folder, tmp_path / "out")
   assert not result.reused and not (tmp_path / "out.partial").exists()
   train, test = _records(result, "train"), _records(result, "test")
   records = {r["id"].decode(): r for r in train + test}
@@ -79,7 +96,7 @@ def test_dataset_has_all_clips_with_their_captions(folder, tmp_path):
 
 
 def test_report_has_a_line_for_each_file(folder, tmp_path):
-  result = ingest.ingest(folder, tmp_path / "out")
+  result = _ingest(folder, tmp_path / "out")
   lines = (tmp_path / "out" / "ingest_report.jsonl").read_text().splitlines()
   assert [json.loads(line) for line in lines] == result.rows
   assert [row["file"] for row in result.rows] == ["a.mp4", "below/b.mp4", "c.png"]
@@ -88,7 +105,7 @@ def test_report_has_a_line_for_each_file(folder, tmp_path):
   assert (first["clips"], first["frames"], first["dropped_frames"]) == (2, 30, 0)
   assert first["size"] == [32, 48] and first["source_size"] == [32, 48]
   assert first["fps"] == 8 and first["seconds"] == pytest.approx(29 / 8)
-  assert "kept" in ingest.summary(result.rows)
+  assert "kept" in ingest_report.summary(result.rows)
 
 
 def test_every_problem_is_counted(folder, tmp_path):
@@ -111,7 +128,7 @@ def test_every_problem_is_counted(folder, tmp_path):
     _entry("twice.mp4", "first"), _entry("./twice.mp4", "last"), _entry("dangling.mp4"),
     _entry("nul\0.mp4"), _entry("\ud800.mp4"),
   )  # fmt: skip
-  result = ingest.ingest(folder, tmp_path / "out")
+  result = _ingest(folder, tmp_path / "out")
   assert _reasons(result) == {
     "movie.txt": "", "below/b.mp4": "", "twice.mp4": "",
     "manifest.jsonl:2": "bad_line", "manifest.jsonl:3": "bad_line",
@@ -139,13 +156,12 @@ def test_file_names_that_are_not_text(tmp_path):
   pathlib.Path(os.fsdecode(name)).with_suffix(".txt").write_text("odd")
   (file,) = captioned_files.find(folder)
   assert file.caption == "odd" and file.name.encode("utf-8")
-  assert ingest.ingest(folder, tmp_path / "out").rows[0]["status"] == "kept"
+  assert _ingest(folder, tmp_path / "out").rows[0]["status"] == "kept"
 
 
 def test_a_finished_dataset_is_reused_until_something_changes(folder, tmp_path):
-  def run(**limits):
-    settings = ingest.Settings(limits=media.Limits(**limits))
-    return ingest.ingest(folder, tmp_path / "out", settings=settings)
+  def run(**changes):
+    return _ingest(folder, tmp_path / "out", limits=limits.Limits(**changes))
 
   first = run()
   again = run()
@@ -159,30 +175,30 @@ def test_a_finished_dataset_is_reused_until_something_changes(folder, tmp_path):
 
 
 def test_an_interrupted_run_is_done_again(folder, tmp_path, monkeypatch):
-  def interrupt(path, limits):
+  def interrupt(path, limits, keep):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
     patch.setattr(media, "read", interrupt)
     with pytest.raises(KeyboardInterrupt):
-      ingest.ingest(folder, tmp_path / "out")
+      _ingest(folder, tmp_path / "out")
   assert not (tmp_path / "out").exists()
-  assert not ingest.ingest(folder, tmp_path / "out").reused
+  assert not _ingest(folder, tmp_path / "out").reused
 
 
 def test_each_file_is_read_once(folder, tmp_path, monkeypatch):
   read, paths = media.read, []
   monkeypatch.setattr(
-    media, "read", lambda path, limits: paths.append(path) or read(path, limits)
+    media, "read", lambda path, *rest: paths.append(path) or read(path, *rest)
   )
-  ingest.ingest(folder, tmp_path / "out")
+  _ingest(folder, tmp_path / "out")
   assert len(paths) == len(set(paths)) == 3
 
 
 def test_one_file_is_in_both_splits(tmp_path, capsys):
   _add_video(tmp_path / "in" / "a.mp4", frames=5)
   (tmp_path / "in" / "a.txt").write_text("a")
-  result = ingest.ingest(tmp_path / "in", tmp_path / "out")
+  result = _ingest(tmp_path / "in", tmp_path / "out")
   assert "in train and in test" in capsys.readouterr().out
   assert len(_records(result, "train")) == len(_records(result, "test")) == 1
 
@@ -218,10 +234,10 @@ def test_user_errors_are_one_clear_line(folder, tmp_path):
     (folder, folder / "a.mp4" / "out", "must not hold"),
   ):
     with pytest.raises(ValueError, match=message):
-      ingest.ingest(videos, out)
+      _ingest(videos, out)
   (folder / "manifest.jsonl").write_bytes(b"\xff\xfe")
   with pytest.raises(ValueError, match="UTF-8"):
-    ingest.ingest(folder, tmp_path / "out")
+    _ingest(folder, tmp_path / "out")
   with pytest.raises(ValueError, match="test_fraction"):
     ingest.Settings(test_fraction=1.0)
 
@@ -234,7 +250,10 @@ def test_command_prints_the_dataset_and_exits_with_2_on_errors(folder, tmp_path)
     )  # fmt: skip
 
   out = tmp_path / "out"
-  good = run(f"--videos={folder}", f"--out={out}", "--max_frames=9")
+  good = run(
+    f"--videos={folder}", f"--out={out}", "--max_frames=9", "--workers=1",
+    "--min_change=0", "--duplicate_bits=0",
+  )  # fmt: skip
   assert good.returncode == 0, good.stderr
   lines = good.stdout.splitlines()
   assert lines[0].split()[:2] == ["kept", "3"]
@@ -245,3 +264,101 @@ def test_command_prints_the_dataset_and_exits_with_2_on_errors(folder, tmp_path)
   ):
     assert bad.returncode == 2 and "Traceback" not in bad.stderr
     assert bad.stderr.startswith("error: ")
+
+
+def test_manifests_of_other_kinds(folder, tmp_path):
+  """CSV and Parquet, in the folder or given; two at once are one too many."""
+  (folder / "manifest.jsonl").unlink()
+  text = 'caption,file\n"gray, all of it",a.mp4\nred,c.png\n,gone.mp4\n'
+  (folder / "manifest.csv").write_text(text)
+  from_csv = captioned_files.find(folder)
+  assert [f.name for f in from_csv] == ["a.mp4", "below/b.mp4", "c.png", "gone.mp4"]
+  assert from_csv[0].caption == "gray, all of it"
+  assert from_csv[3].problem == "missing_file"
+  table = pyarrow.table({
+    "file": ["a.mp4", "c.png", None], "caption": ["gray", "red", "x"], "score": [1, 2, 3]
+  })  # fmt: skip
+  pyarrow.parquet.write_table(table, tmp_path / "list.parquet")
+  given = captioned_files.find(folder, tmp_path / "list.parquet")
+  problems = {f.name: f.problem for f in given}
+  assert problems["a.mp4"] == "" and problems["list.parquet:3"] == "bad_line"
+  (folder / "manifest.jsonl").write_text("")
+  with pytest.raises(ValueError, match="name one of them with --manifest"):
+    captioned_files.find(folder)
+  for name, content in (("a.parquet", b"no"), ("a.csv", b"path,caption\n")):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name):
+      captioned_files.find(folder, tmp_path / name)
+  with pytest.raises(ValueError, match=r"is not a \.jsonl, \.csv, \.parquet file"):
+    captioned_files.find(folder, tmp_path / "list.txt")
+
+
+def test_every_clip_is_accounted_for(folder, tmp_path):
+  """Still clips and repeated ones are dropped, with their reason, in all reports."""
+  _add_video(folder / "d.mp4", frames=5, moving=True)
+  _add_video(folder / "e.mp4", frames=6, moving=True)
+  for name in ("d", "e"):
+    (folder / f"{name}.txt").write_text(name)
+  result = _ingest(folder, tmp_path / "out", thresholds=filters.Thresholds())
+  assert _reasons(result) == {
+    "a.mp4": "filtered", "below/b.mp4": "filtered", "c.png": "", "d.mp4": "",
+    "e.mp4": "filtered",
+  }  # fmt: skip
+  table = pyarrow.parquet.read_table(tmp_path / "out" / "clips.parquet").to_pylist()
+  assert {row["clip"]: row["reason"] for row in table} == {
+    "a.mp4#0": "static", "a.mp4#1": "static", "below/b.mp4#0": "static", "c.png#0": "",
+    "d.mp4#0": "", "e.mp4#0": "near_duplicate",
+  }  # fmt: skip
+  assert table[-1]["duplicate_of"] == "d.mp4#0" and not table[-1]["kept"]
+  ids = [r["id"] for split in ("train", "test") for r in _records(result, split)]
+  assert sorted(ids) == [b"c.png#0", b"d.mp4#0"]
+  page = (tmp_path / "out" / "report.html").read_text()
+  assert "dropped: near duplicate" in page and page.count("data:image/png") == 6
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(
+  folder, tmp_path, monkeypatch, after
+):
+  """Killed after 0, 1, 2 files and while writing; nothing is read twice."""
+  whole, out, filled = _ingest(folder, tmp_path / "whole"), tmp_path / "out", []
+  fill = ingest.spool_lib.fill
+  write = ingest.shards.ShardedDataset.write
+
+  def fill_some(number, *rest):
+    if len(filled) == after:
+      raise KeyboardInterrupt
+    filled.append(number)
+    return fill(number, *rest)
+
+  def fill_rest(number, *rest):
+    filled.append(number)
+    return fill(number, *rest)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(ingest.spool_lib, "fill", fill_some)
+    if after == 3:
+      patch.setattr(ingest.shards.ShardedDataset, "write", _interrupted(write))
+    with pytest.raises(KeyboardInterrupt):
+      _ingest(folder, out)
+  assert len(filled) == after and not out.exists()
+  monkeypatch.setattr(ingest.spool_lib, "fill", fill_rest)
+  assert _ingest(folder, out).rows == whole.rows
+  assert sorted(filled) == [0, 1, 2]
+  assert _bytes(out) == _bytes(tmp_path / "whole")
+
+
+def _interrupted(write):
+  def interrupted(self, shard, examples, **described):
+    if shard.split == "test":
+      raise KeyboardInterrupt
+    write(self, shard, examples, **described)
+
+  return interrupted
+
+
+def _bytes(folder):
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob("*")) if path.is_file()
+  }  # fmt: skip

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import media, pixels
+from data_pipelines import limits, media, pixels
 from sora_jax.generation import video_files
 
-LIMITS = media.Limits()
+# Pictures here are flat, and jump: where shots end is tested in test_filters.py.
+LIMITS = limits.Limits(split_shots=False)
 MIRRORED = [-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30]  # left and right change places
 
 
@@ -68,9 +69,9 @@ def _write_lossless(path, frames, **options):
   return _write(path, frames, codec="ffv1", pix_fmt="bgr0", **options)
 
 
-def _reason(path, limits=LIMITS):
-  with pytest.raises(media.MediaError) as caught:
-    media.read(path, limits)
+def _reason(path, bounds=LIMITS):
+  with pytest.raises(limits.MediaError) as caught:
+    media.read(path, bounds)
   return caught.value.reason
 
 
@@ -81,7 +82,7 @@ def _reason(path, limits=LIMITS):
 def test_grid_sizes_keep_proportions_within_a_cell(max_pixels):
   for height in range(32, 1400, 61):
     for width in range(height // 3 + 16, 3 * height, 67):
-      h, w = media.grid_size(height, width, max_pixels=max_pixels, min_side=8)
+      h, w = limits.grid_size(height, width, max_pixels=max_pixels, min_side=8)
       assert h % 8 == w % 8 == 0 and h * w <= max_pixels
       assert h <= height and w <= width
       ideal = min(1, (max_pixels / (height * width)) ** 0.5)
@@ -90,10 +91,10 @@ def test_grid_sizes_keep_proportions_within_a_cell(max_pixels):
 
 def test_grid_size_of_sources_that_do_not_fit():
   for size, reason in (((15, 640), "too_small"), ((16, 1024), "too_thin")):
-    with pytest.raises(media.MediaError) as caught:
-      media.grid_size(*size, max_pixels=4096)
+    with pytest.raises(limits.MediaError) as caught:
+      limits.grid_size(*size, max_pixels=4096)
     assert caught.value.reason == reason
-  assert media.grid_size(16, 20, max_pixels=4096) == (16, 16)  # never enlarged
+  assert limits.grid_size(16, 20, max_pixels=4096) == (16, 16)  # never enlarged
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_grid_size_of_sources_that_do_not_fit():
 )
 def test_wrong_limits_are_named(field):
   with pytest.raises(ValueError, match=next(iter(field))):
-    media.Limits(**field)
+    limits.Limits(**field)
 
 
 def test_circles_stay_circles(tmp_path):
@@ -168,7 +169,7 @@ def test_frames_are_chosen_by_their_times_not_by_the_header(tmp_path):
   path = _write_lossless(
     tmp_path / "a.mkv", _counting(len(times)), times_ms=times, fps=60
   )
-  result = media.read(path, media.Limits(max_frames=65))
+  result = media.read(path, limits.Limits(max_frames=65))
   shown = np.concatenate(result.clips)[:, 0, 0, 0]
   want = [int((times <= t + 2).sum()) - 1 for t in np.arange(0, times[-1] + 1, 125)]
   assert len(want) - 4 < len(shown) <= len(want)
@@ -191,16 +192,16 @@ def test_clips_follow_one_another_and_have_1_plus_4k_frames(tmp_path):
   assert [len(clip) for clip in result.clips] == [17, 17, 5]
   assert result.dropped_frames == 42 - 39
   np.testing.assert_array_equal(np.concatenate(result.clips)[:, 0, 0, 0], range(39))
-  assert media.read(path, media.Limits(min_frames=9)).dropped_frames == 8
+  assert media.read(path, limits.Limits(min_frames=9)).dropped_frames == 8
 
 
 def test_long_files_are_cut_off(tmp_path):
   path = _write_lossless(tmp_path / "a.mkv", _counting(100), fps=8)
-  for limits in (media.Limits(max_clips=2), media.Limits(max_seconds=4.0)):
-    result = media.read(path, limits)
+  for bounds in (limits.Limits(max_clips=2), limits.Limits(max_seconds=4.0)):
+    result = media.read(path, bounds)
     assert "more" in result.warnings and result.seconds < 5
     assert len(result.clips[0]) == 17
-  assert len(media.read(path, media.Limits(max_clips=2)).clips) == 2
+  assert len(media.read(path, limits.Limits(max_clips=2)).clips) == 2
 
 
 # Kinds of images and colors.
@@ -304,7 +305,7 @@ def test_sizes_that_are_refused(tmp_path):
   path = _write(tmp_path / "a.mp4", _still(_corners()))
   Image.fromarray(_corners()).save(tmp_path / "a.png")
   for file in (path, tmp_path / "a.png"):
-    assert _reason(file, media.Limits(max_source_pixels=1000)) == "too_large"
+    assert _reason(file, limits.Limits(max_source_pixels=1000)) == "too_large"
   small = _write(tmp_path / "small.mp4", _still(_corners(8, 64)))
   thin = _write(tmp_path / "thin.mp4", _still(_corners(16, 1024), 8))
   assert (_reason(small), _reason(thin)) == ("too_small", "too_thin")
@@ -315,7 +316,7 @@ def test_length_and_time_that_are_refused(tmp_path):
     path = _write(tmp_path / "a.mp4", _still(_corners(), frames))
     assert _reason(path) == "too_short"
   path = _write(tmp_path / "a.mp4", _still(_corners()))
-  assert _reason(path, media.Limits(timeout=0.0)) == "timeout"
+  assert _reason(path, limits.Limits(timeout=0.0)) == "timeout"
 
 
 def test_unknown_codec(tmp_path):

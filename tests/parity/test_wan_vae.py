@@ -15,7 +15,7 @@ NAMES = list(wan_vae.SIZES)
 
 
 def channels_last(x: torch.Tensor) -> np.ndarray:
-  return x.permute(0, 2, 3, 4, 1).numpy()
+  return x.detach().permute(0, 2, 3, 4, 1).numpy()
 
 
 def ours(model, folder):
