@@ -6,10 +6,12 @@
   moving_shapes.py     the procedural world with its truth
   captioned_files.py   a user's folder: files and their captions
   media.py             one file of video or image -> clips, whatever is wrong with it
+  limits.py            what clips look like, and what a file may cost
   shots.py             windows that do not cross cuts
   filters.py           which clips are worth training on
   spool.py             the clips of one file on disk
   isolated.py          calls that may hang or crash, in processes of their own
+  ingest_report.py     what became of every file and clip
   ingest_page.py       what was kept and dropped, to look at
   pixels.py            decoded frames -> upright RGB
   rows.py              the order of the data: a stream per row
