@@ -48,7 +48,9 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda12]"],
     "dev": ["pytest", "pytest-xdist", "ruff"],
-    # For `make test-parity` only. A CPU build of torch is enough; torchvision is not used.
-    "parity": ["pytest", "torch", "diffusers", "accelerate"],
+    # To embed captions with published encoders. A CPU build of torch is enough.
+    "text": ["torch", "transformers"],
+    # For `make test-parity` only; torchvision is not used.
+    "parity": ["pytest", "torch", "transformers", "diffusers", "accelerate"],
   },
 )  # fmt: skip

@@ -6,6 +6,7 @@ Used by: data_pipelines/jobs/encode_latents.py. Read by: data_pipelines/loader.p
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -29,3 +30,14 @@ class Latents(datasets.Generated):
       "fps": tfds.features.Scalar(np.float32),
       "video_size": tfds.features.Tensor(shape=(3,), dtype=np.int32),  # frames, H, W
     }
+
+
+class LatentsWithText(Latents):
+  """Latents, and captions embedded beforehand by a published text encoder."""
+
+  @staticmethod
+  def features() -> dict[str, Any]:
+    text = tfds.features.Tensor(
+      shape=(None, None), dtype=ml_dtypes.bfloat16, encoding="bytes"
+    )  # [m, D], without padding
+    return {**Latents.features(), "text": text}

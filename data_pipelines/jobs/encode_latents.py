@@ -4,8 +4,9 @@
 
 Both are TFDS datasets in ArrayRecord. The codec is the workdir of an autoencoder trained
 here, or a Wan autoencoder in diffusers' layout. Latents keep their true shapes, and
-captions, frame rates and sizes go with them. `latents.json` beside the dataset has the
-mean and deviation of each channel over all latents.
+captions, frame rates and sizes go with them; with --text_encoder (T5, UMT5 or CLIP, a
+folder of transformers) the captions' embeddings too, without padding. `latents.json`
+beside the dataset has the mean and deviation of each channel over all latents.
 
 The job may run on any number of processes and devices (see sora_jax/distributed.py):
 each device writes whole shards. Started again after it was killed, it goes on with the
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
@@ -28,6 +30,7 @@ from data_pipelines import datasets, rows, shards
 from data_pipelines.builders import latents
 from sora_jax import cli, distributed
 from sora_jax.generation import codec as codec_lib
+from sora_jax.text import pretrained
 from sora_jax.training import metrics
 from sora_jax.vae import streaming
 
@@ -38,6 +41,7 @@ _SHARD_CLIPS = 512  # at the most; they are encoded together where their sizes a
 def encode(
   clips: str | pathlib.Path, codec_folder: str | pathlib.Path, out: str | pathlib.Path,
   *, pieces: streaming.Pieces | None = None, sample: bool = False,
+  clips_per_shard: int | None = None, text: pretrained.PretrainedText | None = None,
 ) -> pathlib.Path | None:  # fmt: skip
   """Encodes every split; returns the versioned folder of the new dataset.
 
@@ -52,6 +56,8 @@ def encode(
     "clips": {name: split.num_bytes for name, split in info.splits.items()},
     "codec": codecs[0].fingerprint(),
     "sample": sample,
+    "clips_per_shard": clips_per_shard,
+    "text": text.fingerprint() if text else None,
   }
   standing = datasets.standing(out, made_from)
   if standing is not None:
@@ -59,9 +65,11 @@ def encode(
 
   sizes = {name: split.num_examples for name, split in info.splits.items()}
   per_clip = sum(made_from["clips"].values()) / max(1, sum(sizes.values()))
-  per_shard = min(_SHARD_CLIPS, max(1, round(_SHARD_BYTES / max(1.0, per_clip))))
+  fitting = min(_SHARD_CLIPS, max(1, round(_SHARD_BYTES / max(1.0, per_clip))))
+  per_shard = clips_per_shard or fitting
+  builder = latents.LatentsWithText if text else latents.Latents
   dataset = shards.ShardedDataset(
-    out, latents.Latents, made_from, shards.plan(sizes, per_shard)
+    out, builder, made_from, shards.plan(sizes, per_shard)
   )
   first, workers = jax.process_index() * len(devices), jax.device_count()
   mine = [dataset.unfinished(first + i, workers) for i in range(len(devices))]
@@ -72,7 +80,7 @@ def encode(
   ):
     def work(codec: codec_lib.Codec, own: list[shards.Shard]) -> None:
       for shard in own:
-        examples = list(_examples(str(clips), shard, codec, sample))
+        examples = list(_examples(str(clips), shard, codec, sample, text))
         dataset.write(shard, iter(examples), **_sums(examples))
         bar.update(len(examples))
 
@@ -83,15 +91,20 @@ def encode(
 
 
 def _examples(
-  clips: str, shard: shards.Shard, codec: codec_lib.Codec, sample: bool
-) -> Iterator[datasets.Example]:
+  clips: str, shard: shards.Shard, codec: codec_lib.Codec, sample: bool,
+  text: pretrained.PretrainedText | None,
+) -> Iterator[datasets.Example]:  # fmt: skip
   source = rows.open_source(clips, shard.split)
   indices = range(shard.start, shard.stop)
   records = [source[i] for i in indices]
   seeds = [zlib.crc32(record["id"]) for record in records] if sample else None
   encoded = codec.encode([record["video"] for record in records], seeds=seeds)
-  for index, record, z_THWC in zip(indices, records, encoded):
+  captions = [record["caption"].decode() for record in records]
+  embedded = text.encode(captions) if text else [None] * len(records)
+  for index, record, z_THWC, text_MD in zip(indices, records, encoded, embedded):
+    embedding = {} if text_MD is None else {"text": text_MD.astype(ml_dtypes.bfloat16)}
     yield {
+      **embedding,
       "index": index,
       "id": record["id"],
       "latents": z_THWC,
@@ -126,9 +139,15 @@ def main() -> None:
     positions=_POSITIONS.value, tile=_TILE.value, overlap=_OVERLAP.value,
     dtype=_DTYPE.value,
   )  # fmt: skip
+  text = None
+  if _TEXT_ENCODER.value:
+    text = pretrained.PretrainedText(
+      _TEXT_ENCODER.value, max_tokens=_MAX_TEXT_TOKENS.value
+    )
   dataset = encode(
-    _CLIPS.value, _CODEC.value, _OUT.value, pieces=pieces, sample=_SAMPLE.value
-  )
+    _CLIPS.value, _CODEC.value, _OUT.value, pieces=pieces, sample=_SAMPLE.value,
+    clips_per_shard=_CLIPS_PER_SHARD.value, text=text,
+  )  # fmt: skip
   print(dataset or "this process is done; others are still encoding")
 
 
@@ -147,6 +166,15 @@ if __name__ == "__main__":
     "tile", _DEFAULT.tile, "Latents along a side that go through at once; all if unset."
   )
   _OVERLAP = flags.DEFINE_integer("overlap", _DEFAULT.overlap, "Latents, of tiles.")
+  _TEXT_ENCODER = flags.DEFINE_string(
+    "text_encoder", None, "Folder of a T5, UMT5 or CLIP; embeds the captions."
+  )
+  _MAX_TEXT_TOKENS = flags.DEFINE_integer(
+    "max_text_tokens", 512, "Longer captions are cut.", lower_bound=1
+  )
+  _CLIPS_PER_SHARD = flags.DEFINE_integer(
+    "clips_per_shard", None, "By default about 256 MB of clips, and at most 512."
+  )
   _DTYPE = flags.DEFINE_enum(
     "dtype", _DEFAULT.dtype, sorted(streaming.DTYPES), "What the network computes in."
   )

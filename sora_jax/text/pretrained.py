@@ -1,0 +1,84 @@
+"""Published text encoders, to embed captions beforehand: T5, UMT5 and CLIP.
+
+They run through `transformers` on torch (pip install -e .[text]), on the CPU or a GPU,
+and are not trained. Embeddings come without padding: one vector for each token of the
+caption itself, the end of text included.
+
+Shapes: m tokens of a caption, D width of the encoder.
+Used by: data_pipelines/jobs/encode_latents.py.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+# model_type of a folder's config.json -> the class of transformers that is its encoder.
+_ENCODERS = {
+  "t5": "T5EncoderModel",
+  "umt5": "UMT5EncoderModel",
+  "clip": "CLIPTextModel",
+  "clip_text_model": "CLIPTextModel",
+}
+_CAPTIONS_AT_ONCE = 32
+
+
+class PretrainedText:
+  """The encoder of a folder in transformers' layout, with its tokenizer."""
+
+  def __init__(self, folder: str | pathlib.Path, *, max_tokens: int = 512):
+    """Longer captions are cut to `max_tokens`.
+
+    Raises:
+      ValueError: transformers is missing, or the folder is not one of its encoders.
+    """
+    path = pathlib.Path(folder) / "config.json"
+    if not path.exists():
+      raise ValueError(f"--text_encoder={folder} has no config.json of transformers")
+    kind = json.loads(path.read_text()).get("model_type")
+    if kind not in _ENCODERS:
+      raise ValueError(
+        f"--text_encoder={folder} is a {kind!r}; it must be one of {sorted(_ENCODERS)}"
+      )
+    try:
+      import torch
+      import transformers
+    except ImportError as error:
+      raise ValueError(
+        f"--text_encoder needs torch and transformers: pip install -e .[text] ({error})"
+      ) from error
+    self._torch = torch
+    self._device = "cuda" if torch.cuda.is_available() else "cpu"
+    load = getattr(transformers, _ENCODERS[kind]).from_pretrained
+    self._model = load(folder).eval().to(self._device)
+    self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    places = getattr(self._model.config, "max_position_embeddings", max_tokens)
+    self.max_tokens = min(max_tokens, places)
+
+  def fingerprint(self) -> str:
+    """A digest of weights and length: equal ones give equal embeddings."""
+    digest = hashlib.sha256(str(self.max_tokens).encode())
+    for name, value in sorted(self._model.state_dict().items()):
+      digest.update(name.encode())
+      digest.update(value.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+  def encode(self, captions: Sequence[str]) -> list[np.ndarray]:
+    """float32 [m, D] of each caption, as if it were alone."""
+    # Like lengths together, so that little is computed for padding.
+    order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
+    found: list = [None] * len(captions)
+    for start in range(0, len(order), _CAPTIONS_AT_ONCE):
+      chosen = order[start : start + _CAPTIONS_AT_ONCE]
+      ids = self._tokenizer(
+        [captions[i] for i in chosen], padding=True, truncation=True,
+        max_length=self.max_tokens, return_tensors="pt",
+      ).to(self._device)  # fmt: skip
+      with self._torch.no_grad():
+        out = self._model(input_ids=ids.input_ids, attention_mask=ids.attention_mask)
+      hidden = out.last_hidden_state.float().cpu().numpy()
+      for row, mask, i in zip(hidden, ids.attention_mask.cpu().numpy(), chosen):
+        found[i] = row[mask.astype(bool)]
+    return found
