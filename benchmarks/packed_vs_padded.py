@@ -66,6 +66,17 @@ def lay_out(
   return batch
 
 
+def mean_useful_tokens(stream: list[Clip], **layout: int) -> float:
+  """Of one batch, over as many as the stream fills: the first one may be unlike others."""
+  counts, start = [], 0
+  while True:
+    batch = lay_out(stream[start:], **layout)
+    start += int((batch.clip_ids >= 0).sum())
+    if start >= len(stream):
+      return statistics.mean(counts)
+    counts.append(int((batch.segment_ids > 0).sum()))
+
+
 def seconds_of(function, *args) -> float:
   """Median over runs, after one that compiles."""
   jax.block_until_ready(function(*args))
@@ -147,7 +158,7 @@ def measure(rounds: int) -> dict:
 
   result: dict = {}
   for name, layout in layouts.items():
-    useful = int((batches[name].segment_ids > 0).sum())
+    useful = mean_useful_tokens(stream, dim=backbone.token_dim, **layout)
     median = statistics.median(seconds[name])
     result[name] = {
       **layout,

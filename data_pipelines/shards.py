@@ -96,7 +96,9 @@ class ShardedDataset:
     writer = ArrayRecordWriter(str(temporary), "group_size:1")
     count = size = 0
     for example in examples:
-      record = serializer.serialize_example(self._features.encode_example(example))
+      message = serializer.get_tf_example(self._features.encode_example(example))
+      # The order of its fields would otherwise differ from process to process.
+      record = message.SerializeToString(deterministic=True)
       writer.write(record)
       count, size = count + 1, size + len(record)
     writer.close()

@@ -89,16 +89,21 @@ class Streamer:
     """uint8 [B, T, H, W, 3] -> float32 latents [B, t, h, w, Z].
 
     The mean of the posterior, or with a key a sample.
+
+    Raises:
+      ValueError: a sample is asked for in tiles.
     """
     ct, ch, cw = self.compression
     h, w = videos.shape[2] // ch, videos.shape[3] // cw
     chunk = self.pieces.chunk(h, w)
+    if key is not None and self.pieces.tile is not None:
+      # Where tiles overlap, the mean of two samples is no sample.
+      raise ValueError("latents cannot be sampled in tiles: leave out --sample or --tile")
 
-    def one_tile(top: slice, left: slice, number: int) -> np.ndarray:
+    def one_tile(top: slice, left: slice) -> np.ndarray:
       rows = slice(top.start * ch, top.stop * ch)
       tile = videos[:, :, rows, left.start * cw : left.stop * cw]
-      keys = None if key is None else jax.random.fold_in(key, number)
-      return self._through_time(self._encode, tile, chunk, ct, 1, keys)
+      return self._through_time(self._encode, tile, chunk, ct, 1, key)
 
     return self._over_tiles(one_tile, h, w, (1, 1))
 
@@ -108,8 +113,7 @@ class Streamer:
     ct, *scale = self.compression
     chunk = self.pieces.chunk(h, w)
 
-    def one_tile(top: slice, left: slice, number: int) -> np.ndarray:
-      del number
+    def one_tile(top: slice, left: slice) -> np.ndarray:
       tile = latents[:, :, top, left]
       return self._through_time(self._decode, tile, chunk, 1, ct, None)
 
@@ -150,11 +154,11 @@ class Streamer:
     tile, overlap = self.pieces.tile, self.pieces.overlap
     tops, lefts = tiles_of(h, tile, overlap), tiles_of(w, tile, overlap)
     if len(tops) == len(lefts) == 1:
-      return one_tile(tops[0], lefts[0], 0)
+      return one_tile(tops[0], lefts[0])
     total = weights = None
-    for i, top in enumerate(tops):
-      for j, left in enumerate(lefts):
-        out = one_tile(top, left, i * len(lefts) + j)
+    for top in tops:
+      for left in lefts:
+        out = one_tile(top, left)
         if total is None:
           shape = (*out.shape[:2], h * scale[0], w * scale[1], out.shape[-1])
           total, weights = np.zeros(shape, np.float32), np.zeros(shape[2:4])

@@ -1,5 +1,6 @@
 """What holds for every video compression network: causal, on its grid, in pieces."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -121,6 +122,8 @@ def test_tiles_have_no_seams(networks):
   error = np.abs(tiled.encode(x) - latents)
   # A tile sees zeros at its edges where the whole sees the picture; its weight is small.
   assert np.median(error) < 0.01 * scale and error.max() < 0.1 * scale
+  with pytest.raises(ValueError, match="leave out --sample or --tile"):
+    tiled.encode(x, jax.random.key(0))
   difference = tiled.decode(latents).astype(int) - whole.decode(latents)
   jumps = np.abs(np.diff(difference, axis=3)).mean((0, 1, 2, 4))
   # Between the pixels where a tile begins or ends, against everywhere.

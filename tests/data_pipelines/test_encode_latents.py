@@ -1,0 +1,112 @@
+"""Clips to latents: the same bytes on any number of devices and processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from data_pipelines.jobs import encode_latents, render_shapes
+from data_pipelines.moving_shapes import MovingShapes
+from sora_jax.generation import codec as codec_lib
+from tests.survival import kill_jobs
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+  """(clips, codec, latents of eight devices in this process)."""
+  folder = tmp_path_factory.mktemp("encode")
+  world = MovingShapes(sizes=((32, 32), (24, 40)), frames=(5,))
+  clips = render_shapes.render(
+    folder / "clips", world, num_train=12, num_test=3, num_heldout=2
+  )
+  kill_jobs.write_codec(folder / "codec")
+  path = encode_latents.encode(
+    clips, folder / "codec", folder / "whole", clips_per_shard=2
+  )
+  return clips, folder / "codec", path
+
+
+def start(inputs, out, **environment) -> subprocess.Popen:
+  clips, codec, _ = inputs
+  clean = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  return subprocess.Popen(
+    [sys.executable, "-m", "data_pipelines.jobs.encode_latents", f"--clips={clips}",
+     f"--codec={codec}", f"--out={out}", "--clips_per_shard=2"],
+    cwd=kill_jobs.ROOT, env=clean | environment, text=True,
+    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+  )  # fmt: skip
+
+
+def test_two_processes_give_the_bytes_of_one(inputs, tmp_path):
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  processes = [
+    start(inputs, tmp_path / "out", JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
+          JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(i))
+    for i in range(2)
+  ]  # fmt: skip
+  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], outputs
+  whole = inputs[2].parent.parent
+  assert kill_jobs.contents(tmp_path / "out") == kill_jobs.contents(whole)
+
+
+def test_it_holds_what_the_clips_held(inputs):
+  clips, codec_folder, path = inputs
+  codec = codec_lib.Codec(codec_folder)
+  for split, count in (("train", 12), ("test", 3), ("heldout", 2)):
+    source = tfds.builder_from_directory(str(clips)).as_data_source(split)
+    found = tfds.builder_from_directory(str(path)).as_data_source(split)
+    assert len(found) == count
+    for i in range(count):
+      clip, record = source[i], found[i]
+      assert record["index"] == i and record["id"] == clip["id"]
+      assert record["caption"] == clip["caption"] and record["fps"] == clip["fps"]
+      assert tuple(record["video_size"]) == clip["video"].shape[:3]
+      alone = codec.encode([clip["video"]])[0]
+      np.testing.assert_allclose(record["latents"], alone, atol=1e-4)
+
+
+def test_statistics_are_those_of_all_latents(inputs):
+  *_, path = inputs
+  values = np.concatenate([
+    record["latents"].reshape(-1, 8)
+    for split in ("train", "test", "heldout")
+    for record in tfds.builder_from_directory(str(path)).as_data_source(split)
+  ])  # fmt: skip
+  stored = json.loads((path.parent.parent / "latents.json").read_text())
+  assert stored["latents"] == len(values)
+  np.testing.assert_allclose(stored["mean"], values.mean(0), atol=1e-5)
+  np.testing.assert_allclose(stored["std"], values.std(0), rtol=1e-4)
+
+
+def test_samples_are_drawn_by_the_clip_s_name(inputs, tmp_path):
+  clips, codec, path = inputs
+
+  def latents(folder):
+    source = tfds.builder_from_directory(str(folder)).as_data_source("train")
+    return [source[i]["latents"] for i in range(len(source))]
+
+  sampled = encode_latents.encode(
+    clips, codec, tmp_path / "a", sample=True, clips_per_shard=2
+  )
+  others = encode_latents.encode(
+    clips, codec, tmp_path / "b", sample=True, clips_per_shard=5
+  )
+  for a, b, mean in zip(latents(sampled), latents(others), latents(path)):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+    assert np.abs(a - mean).max() > 1e-2
+
+
+def test_user_errors_are_named(inputs, tmp_path):
+  clips, codec, _ = inputs
+  with pytest.raises(ValueError, match="no dataset at"):
+    encode_latents.encode(tmp_path, codec, tmp_path / "out")
+  with pytest.raises(ValueError, match="no codec at"):
+    encode_latents.encode(clips, tmp_path, tmp_path / "out")
