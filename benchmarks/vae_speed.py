@@ -8,6 +8,7 @@ the ratio is diffusers' time over ours, so above 1 we are faster. Beside it stan
 share of our time that each part of the network takes.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from absl import flags
+from flax import nnx
 
 from sora_jax import cli
 from sora_jax.nn.skeleton import Skeleton
@@ -30,18 +32,14 @@ from sora_jax.vae import streaming, wan_weights
 from sora_jax.vae.causal import Stream
 
 
-def seconds(call: Callable, rounds: int) -> float:
-  """Median of `rounds` calls after one that compiles."""
+def seconds(call: Callable) -> float:
+  """Of one call."""
+  started = time.perf_counter()
   call()
-  times = []
-  for _ in range(rounds):
-    started = time.perf_counter()
-    call()
-    times.append(time.perf_counter() - started)
-  return statistics.median(times)
+  return time.perf_counter() - started
 
 
-def parts(model, video: jax.Array, rounds: int) -> dict[str, float]:
+def parts(model, video: jax.Array) -> dict[str, float]:
   """Share of the encoder's time by its parts, each timed alone on one chunk."""
   encoder, shares = model.encoder, {}
   layers = [("conv_in", encoder.conv_in)]
@@ -51,11 +49,36 @@ def parts(model, video: jax.Array, rounds: int) -> dict[str, float]:
   layers.append(("mid_block", encoder.mid_block))
   x = video
   for name, layer in layers:
-    apply = jax.jit(lambda x, layer=layer: layer(x, Stream()))
-    shares[name] = seconds(lambda f=apply, x=x: jax.block_until_ready(f(x)), rounds)
-    x = apply(x)
+    graphdef, arrays = nnx.split(layer)
+    apply = jax.jit(lambda a, x, g=graphdef: nnx.merge(g, a)(x, Stream()))
+    following = jax.block_until_ready(apply(arrays, x))
+    call = functools.partial(apply, arrays, x)
+    shares[name] = seconds(lambda call=call: jax.block_until_ready(call()))
+    x = following
   total = sum(shares.values())
   return {name: round(value / total, 3) for name, value in shares.items()}
+
+
+def setting(device: str) -> dict:
+  """What is measured, and on what."""
+  return {
+    "hardware": torch.cuda.get_device_name() if device == "cuda" else
+                f"{os.cpu_count()} x {platform.machine()} CPU cores",
+    "versions": {"jax": jax.__version__, "torch": torch.__version__,
+                 "diffusers": diffusers.__version__},
+    "clip": "{2} frames, {0}x{1} pixels".format(*_SIZE.value), "dtype": "float32",
+  }  # fmt: skip
+
+
+def in_turn(ours: Callable, theirs: Callable, rounds: int) -> dict[str, float]:
+  """Both calls, one after the other, `rounds` times; the medians and their ratio."""
+  ours(), theirs()
+  times = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+  return {
+    "ours_s": round(statistics.median(a for a, _ in times), 3),
+    "diffusers_s": round(statistics.median(b for _, b in times), 3),
+    "ratio": round(statistics.median(b / a for a, b in times), 3),
+  }
 
 
 def main() -> None:
@@ -78,7 +101,8 @@ def main() -> None:
   theirs = torch.from_numpy(video.transpose(0, 4, 1, 2, 3) / 127.5 - 1).float()
   theirs = theirs.to(device)
   latents = ours.encode(video)
-  mean, std = skeleton.merge(params, other).latent_moments()
+  model = skeleton.merge(params, other)
+  mean, std = model.latent_moments()
   raw = torch.from_numpy(latents * np.asarray(std) + np.asarray(mean))
   raw = raw.permute(0, 4, 1, 2, 3).float().to(device)
 
@@ -91,31 +115,15 @@ def main() -> None:
 
     return run
 
-  result = {
-    "hardware": torch.cuda.get_device_name() if device == "cuda" else
-                f"{os.cpu_count()} x {platform.machine()} CPU cores",
-    "versions": {"jax": jax.__version__, "torch": torch.__version__,
-                 "diffusers": diffusers.__version__},
-    "clip": f"{frames} frames of {width}x{height}", "dtype": "float32",
-  }  # fmt: skip
+  result = setting(device)
   for name, mine, other_call in (
     ("encode", lambda: ours.encode(video), lambda: reference.encode(theirs)),
     ("decode", lambda: ours.decode(latents), lambda: reference.decode(raw)),
   ):
-    times = [
-      (seconds(mine, 1), seconds(synchronized(other_call), 1))
-      for _ in range(_ROUNDS.value)
-    ]
-    ratio = statistics.median(b / a for a, b in times)
-    result[name] = {
-      "ours_s": round(statistics.median(a for a, _ in times), 3),
-      "diffusers_s": round(statistics.median(b for _, b in times), 3),
-      "ratio": round(ratio, 3),
-    }
+    result[name] = in_turn(mine, synchronized(other_call), _ROUNDS.value)
     print(name, result[name])
-  model = skeleton.merge(params, other)
   chunk = jnp.asarray(video[:, :5] / 127.5 - 1, jnp.float32)
-  result["encode_shares"] = parts(model, chunk, 2)
+  result["encode_shares"] = parts(model, chunk)
   out = pathlib.Path(_OUT.value)
   out.mkdir(parents=True, exist_ok=True)
   path = out / f"vae_speed_{device}.json"
