@@ -34,7 +34,7 @@ class PackedLatents:
   max_clips_per_row: int = 12
   packing_bins: int = 32  # rows that a row's packer fills at a time
   patch: tuple[int, int, int] = (1, 1, 1)  # the model's
-  tokenizer: tokenizers.WordTokenizer | tokenizers.ByteTokenizer
+  tokenizer: tokenizers.Tokenizer
   token_drop: float = 0.0  # each clip drops a share drawn from [0, token_drop]
   skip_too_long: bool = False  # leave out clips longer than a row instead of an error
   seed: int = 0
@@ -43,7 +43,8 @@ class PackedLatents:
     """The stream of the given rows of the global batch.
 
     Raises:
-      ValueError: no such dataset; later, from the stream, a clip longer than a row.
+      ValueError: no such dataset, or none with embeddings where they are asked for;
+        later, from the stream, a clip longer than a row.
     """
     if not 0.0 <= self.token_drop < 1.0:
       raise ValueError(f"data.token_drop must be in [0, 1), got {self.token_drop}")
@@ -53,6 +54,12 @@ class PackedLatents:
         f"tokenizer.max_tokens ({self.tokenizer.max_tokens})"
       )
     source = rows_lib.open_source(self.path, self.split)
+    stored = isinstance(self.tokenizer, tokenizers.StoredEmbeddings)
+    if stored and "text" not in source[0]:
+      raise ValueError(
+        f"data.tokenizer=StoredEmbeddings needs captions as embeddings, and {self.path} "
+        "has none: encode the clips with --text_encoder"
+      )
 
     def make_row(row: int) -> grain.IterDataset:
       stream = rows_lib.row_stream(source, row, self.rows, self.seed)
@@ -94,12 +101,18 @@ class Tokenize(grain.transforms.RandomMap):
     return {
       "tokens": tokens[keep],
       "positions": patches.positions(size)[keep],
-      "text": self._config.tokenizer.encode(caption),
+      "text": self._text(record, caption),
       "sizes": np.asarray([size], np.int32),
       "fps": np.float32([record["fps"]]),
       # One more than the index, because the packer pads with zeros.
       "clip_ids": np.asarray([record["index"] + 1], np.int32),
     }
+
+  def _text(self, record: dict[str, Any], caption: str) -> np.ndarray:
+    tokenizer = self._config.tokenizer
+    if isinstance(tokenizer, tokenizers.StoredEmbeddings):
+      return np.asarray(record["text"])[: tokenizer.max_tokens]
+    return tokenizer.encode(caption)
 
   def _keep(self, num: int, rng: np.random.Generator) -> np.ndarray:
     rate = rng.uniform(0.0, self._config.token_drop)

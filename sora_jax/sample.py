@@ -35,6 +35,9 @@ _STEPS = flags.DEFINE_integer("steps", 20, "Of the sampler.", lower_bound=1)
 _GUIDANCE = flags.DEFINE_float("guidance_scale", 3.0, "Classifier-free; 1 is none.")
 _EMA = flags.DEFINE_bool("ema", True, "Use the moving average of the parameters.")
 _CODEC = flags.DEFINE_string("codec", None, "Workdir of the codec, if it has moved.")
+_TEXT_ENCODER = flags.DEFINE_string(
+  "text_encoder", None, "Folder of the encoder that embedded the training captions."
+)
 _UPSCALE = flags.DEFINE_integer(
   "upscale", 0, "Whole number of screen pixels per pixel; 0 chooses.", lower_bound=0
 )
@@ -44,7 +47,9 @@ _LOSSLESS = flags.DEFINE_bool("lossless", False, "Also write every frame, frames
 def main() -> None:
   lines = _lines()
   requests = [_request(i, line) for i, line in enumerate(lines)]
-  model = generator.Generator(_WORKDIR.value, codec=_CODEC.value, ema=_EMA.value)
+  model = generator.Generator(
+    _WORKDIR.value, codec=_CODEC.value, ema=_EMA.value, text_encoder=_TEXT_ENCODER.value
+  )
   requests = [canvas.round_to_grid(request, model.grid) for request in requests]
   with metrics.progress(0, desc="sample", unit="row") as bar:
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from sora_jax import api
 from sora_jax.nn import packing
-from sora_jax.text import tokenizers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,27 +63,25 @@ class Place:
 
 def pack(
   requests: list[Request], sizes: list[tuple[int, int, int]], *,
-  tokenizer: tokenizers.WordTokenizer | tokenizers.ByteTokenizer,
-  token_dim: int, tokens_per_row: int,
+  captions: list[np.ndarray], token_dim: int, tokens_per_row: int,
 ) -> tuple[api.PackedTokens, list[Place]]:  # fmt: skip
   """The canvas, and the place of each request on it.
 
   Args:
     requests: what to make.
     sizes: of each request in patches (t, h, w).
-    tokenizer: the model's.
+    captions: token ids [m] or embeddings [m, D] of each prompt.
     token_dim: P.
     tokens_per_row: the least row length; rows grow where one clip is longer.
   """
   lengths = [math.prod(size) for size in sizes]
   tokens_per_row = max(tokens_per_row, 128 * math.ceil(max(lengths) / 128))
   rows = _first_fit_decreasing(lengths, tokens_per_row)
-  captions = [tokenizer.encode(request.prompt) for request in requests]
   num_segments = _round_up(max(len(row) for row in rows), 4)
   num_text = _round_up(max(sum(len(captions[i]) for i in row) for row in rows), 16)
   canvas = packing.empty(
     len(rows), tokens=tokens_per_row, token_dim=token_dim, text=num_text,
-    segments=num_segments,
+    segments=num_segments, text_dim=captions[0].shape[1] if captions[0].ndim > 1 else None,
   )  # fmt: skip
   places: list[Place | None] = [None] * len(requests)
   for b, row in enumerate(rows):

@@ -8,6 +8,7 @@ Used by: sora_jax/sample.py, sora_jax/demo.py.
 
 import functools
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from sora_jax.models import text_to_video
 from sora_jax.nn import modulation, patches
 from sora_jax.nn.skeleton import Skeleton
 from sora_jax.objectives import diffusion
+from sora_jax.text import pretrained, tokenizers
 from sora_jax.training import checkpoint
 
 _ROWS_AT_ONCE = 16
@@ -30,14 +32,17 @@ class Generator:
   """A trained text-to-video model with its codec."""
 
   def __init__(
-    self, workdir: str | pathlib.Path, *, codec: str | None = None, ema: bool = True
-  ):
+    self, workdir: str | pathlib.Path, *, codec: str | None = None, ema: bool = True,
+    text_encoder: str | None = None,
+  ):  # fmt: skip
     """Loads the newest checkpoint of `workdir`.
 
     Args:
       workdir: of a text-to-video run.
       codec: workdir of the codec, where it is not the one named in the run's config.
       ema: use the moving average of the parameters.
+      text_encoder: folder of the encoder that embedded the captions of the training
+        data, where that was done beforehand.
 
     Raises:
       ValueError: one of the two is missing or something else.
@@ -52,11 +57,27 @@ class Generator:
     named = codec or configlib.from_json(text, field="codec")
     if not named:
       raise ValueError(f"{workdir} names no codec (config.codec); give --codec=WORKDIR")
+    self._embed = self._prompt_encoder(text_encoder)
     self.codec = codec_lib.Codec(named)
     self._skeleton = Skeleton.of(self.objective.make)
     self._params, self._other, self.step = checkpoint.restore_model(
       self.workdir, codec_lib.on_one_device(self._skeleton.abstract), ema=ema
     )
+
+  def _prompt_encoder(
+    self, folder: str | None
+  ) -> Callable[[list[str]], list[np.ndarray]]:
+    tokenizer = self.objective.model.text.tokenizer
+    stored = isinstance(tokenizer, tokenizers.StoredEmbeddings)
+    if stored != bool(folder):
+      raise ValueError(
+        f"{self.workdir} was trained on "
+        + ("captions embedded beforehand: give the encoder's folder, --text_encoder"
+           if stored else "its own text encoder: leave out --text_encoder")
+      )  # fmt: skip
+    if stored:
+      return pretrained.PretrainedText(folder, max_tokens=tokenizer.max_tokens).encode
+    return lambda prompts: [tokenizer.encode(prompt) for prompt in prompts]
 
   def _config_text(self) -> str:
     path = self.workdir / "config.json"
@@ -97,7 +118,7 @@ class Generator:
     backbone = self.objective.model.backbone
     sizes = [self._size(request) for request in requests]
     canvas, places = canvas_lib.pack(
-      requests, sizes, tokenizer=self.objective.model.text.tokenizer,
+      requests, sizes, captions=self._embed([request.prompt for request in requests]),
       token_dim=backbone.token_dim, tokens_per_row=tokens_per_row,
     )  # fmt: skip
     rows, num = [], canvas.tokens.shape[0]

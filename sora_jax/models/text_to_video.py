@@ -9,19 +9,19 @@ from flax import nnx
 from sora_jax import api
 from sora_jax.configlib import config
 from sora_jax.models import dit
-from sora_jax.text import encoder
+from sora_jax.text import encoder, stored
 
 
 @config
 class TextToVideoConfig:
-  """Which denoiser, and which text encoder (None: the data brings embeddings)."""
+  """Which denoiser, and which text encoder: trained along, or run beforehand."""
 
   backbone: dit.DiTConfig
-  text: encoder.TextEncoderConfig | None
+  text: encoder.TextEncoderConfig | stored.StoredTextConfig
 
   def make(self, rngs: nnx.Rngs) -> "TextToVideo":
     """Raises ValueError where the two widths disagree."""
-    if self.text is not None and self.text.width != self.backbone.text_dim:
+    if self.text.width != self.backbone.text_dim:
       raise ValueError(
         f"backbone.text_dim ({self.backbone.text_dim}) must equal text.width "
         f"({self.text.width})"
@@ -34,12 +34,10 @@ class TextToVideo(nnx.Module):
 
   def __init__(self, config: TextToVideoConfig, *, rngs: nnx.Rngs):
     self.backbone = config.backbone.make(rngs)
-    self.text = None if config.text is None else config.text.make(rngs)
+    self.text = config.text.make(rngs)
 
   def encode_text(self, batch: api.PackedTokens) -> jax.Array:
     """Caption embeddings [B, M, D] of the batch's text."""
-    if self.text is None:
-      return batch.text
     return self.text(
       batch.text, batch.text_segment_ids, batch.text_positions, batch.text_dropped
     )

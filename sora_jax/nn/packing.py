@@ -14,16 +14,20 @@ from sora_jax.nn import patches
 
 
 def empty(
-  rows: int, *, tokens: int, token_dim: int, text: int, segments: int
-) -> api.PackedTokens:
-  """Rows of nothing but padding, as writable numpy arrays."""
+  rows: int, *, tokens: int, token_dim: int, text: int, segments: int,
+  text_dim: int | None = None,
+) -> api.PackedTokens:  # fmt: skip
+  """Rows of nothing but padding, as writable numpy arrays.
+
+  Text is token ids, or with `text_dim` embeddings of that width.
+  """
   zeros = lambda *shape: np.zeros((rows, *shape), np.int32)  # noqa: E731
   return api.PackedTokens(
     tokens=np.zeros((rows, tokens, token_dim), np.float32),
     positions=zeros(tokens, 3),
     segment_ids=zeros(tokens),
     known=np.zeros((rows, tokens), bool),
-    text=zeros(text),
+    text=zeros(text) if text_dim is None else np.zeros((rows, text, text_dim), np.float32),
     text_segment_ids=zeros(text),
     text_positions=zeros(text),
     sizes=zeros(segments, 3),
@@ -44,7 +48,7 @@ def append(
     row: which row; it must have room.
     size: in patches (t, h, w); n = t h w.
     tokens: [n, P].
-    text: token ids of the caption.
+    text: token ids of the caption, or its embeddings.
     clip_id: stored for the caller.
   """
   segment = int((batch.clip_ids[row] >= 0).sum())

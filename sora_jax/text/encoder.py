@@ -73,6 +73,13 @@ class TextEncoder(nnx.Module):
     """[B, M, D]; every token of a dropped caption becomes the same null embedding."""
     x_BMD = self.words[...][ids_BM] + self.places[...][positions_BM]
     x_BMD = self.norm(self.blocks(x_BMD, segments_BM))
-    index_BM = jnp.maximum(segments_BM - 1, 0)
-    dropped_BM1 = modulation.gather(dropped_BS[..., None].astype(x_BMD.dtype), index_BM)
-    return jnp.where(dropped_BM1 > 0, self.null[...].astype(x_BMD.dtype), x_BMD)
+    return drop(x_BMD, self.null[...], segments_BM, dropped_BS)
+
+
+def drop(
+  x_BMD: jax.Array, null_D: jax.Array, segments_BM: jax.Array, dropped_BS: jax.Array
+) -> jax.Array:
+  """The embeddings, with the null one for every token of a dropped caption."""
+  index_BM = jnp.maximum(segments_BM - 1, 0)
+  dropped_BM1 = modulation.gather(dropped_BS[..., None].astype(x_BMD.dtype), index_BM)
+  return jnp.where(dropped_BM1 > 0, null_D.astype(x_BMD.dtype), x_BMD)

@@ -53,6 +53,16 @@ class ByteTokenizer:
     return _finish([_FIRST + b for b in caption.encode()], self.max_tokens, caption)
 
 
+@config
+class StoredEmbeddings:
+  """Stands where a tokenizer would: the dataset holds captions as embeddings."""
+
+  max_tokens: int = 512  # longer captions are cut
+
+
+Tokenizer = WordTokenizer | ByteTokenizer | StoredEmbeddings
+
+
 def _finish(ids: list[int], max_tokens: int, caption: str) -> np.ndarray:
   if len(ids) > max_tokens - 1:
     warnings.warn(

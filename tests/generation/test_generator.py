@@ -33,8 +33,9 @@ def test_the_canvas_holds_every_request_once(helpers):
   sizes = [(2, 3, 4), (1, 2, 2), (3, 5, 5), (5, 6, 5), (1, 1, 1)]
   requests = [request(prompt=f"number {i}", seed=i) for i in range(5)]
   batch, places = canvas.pack(
-    requests, sizes, tokenizer=helpers.TOKENIZER, token_dim=4, tokens_per_row=100
-  )
+    requests, sizes, captions=[helpers.TOKENIZER.encode(r.prompt) for r in requests],
+    token_dim=4, tokens_per_row=100,
+  )  # fmt: skip
   assert batch.tokens.shape[1] == 256, "grows to the longest clip"
   taken = np.zeros(batch.segment_ids.shape, int)
   for i, place in enumerate(places):

@@ -9,7 +9,12 @@ import transformers
 
 from data_pipelines.jobs import encode_latents, render_shapes
 from data_pipelines.moving_shapes import MovingShapes
+from sora_jax.diffusion import samplers
+from sora_jax.generation import canvas, generator
 from sora_jax.text import pretrained
+from sora_jax.text import stored as stored_lib
+from sora_jax.text import tokenizers as words
+from sora_jax.training import loop
 from tests.parity import wan_vae
 
 CAPTIONS = ["a red circle", "a blue square moves left and up", "circle", "red " * 40]
@@ -59,7 +64,7 @@ def test_embeddings_are_those_of_the_caption_alone(kind, tmp_path):
     np.testing.assert_allclose(embedding, alone, atol=1e-5)
 
 
-def test_a_dataset_has_them_without_padding(tmp_path):
+def test_a_dataset_has_them_without_padding(helpers, tmp_path):
   clips = render_shapes.render(
     tmp_path / "clips", MovingShapes(), num_train=4, num_test=1, num_heldout=1
   )
@@ -75,6 +80,21 @@ def test_a_dataset_has_them_without_padding(tmp_path):
     np.testing.assert_allclose(
       record["text"].astype(np.float32), expected, rtol=1e-2, atol=1e-2
     )
+
+  # Training reads them, and sampling embeds its prompts by the same encoder.
+  config = helpers.tiny_config(str(path), codec=str(tmp_path / "codec"), num_steps=1)
+  stored = words.StoredEmbeddings(max_tokens=16)
+  config.data.tokenizer, config.data.tokens_per_row = stored, 128
+  config.objective.model.backbone.latent_channels = 16
+  config.objective.model.backbone.text_dim = 32
+  config.objective.model.text = stored_lib.StoredTextConfig(tokenizer=stored, width=32)
+  loop.train(config, tmp_path / "run")
+  wish = canvas.Request(prompt="a red circle", frames=5, height=32, width=32)
+  model = generator.Generator(tmp_path / "run", text_encoder=str(tmp_path / "text"))
+  (video,) = model.generate([wish], sampler=samplers.Euler(num_steps=1), guidance_scale=2)
+  assert video.shape == (5, 32, 32, 3)
+  with pytest.raises(ValueError, match="give the encoder's folder, --text_encoder"):
+    generator.Generator(tmp_path / "run")
 
 
 def test_what_is_not_an_encoder_is_named(tmp_path):
