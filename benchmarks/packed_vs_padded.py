@@ -98,8 +98,8 @@ def attention_seconds(batch: api.PackedTokens, backbone) -> float:
   @jax.jit
   def both(q, text, segments, text_segments):
     def value(q, text):
-      own = attention.attention(q, q, q, segments, segments)
-      cross = attention.attention(q, text, text, segments, text_segments)
+      own = attention.reference(q, q, q, segments, segments)
+      cross = attention.reference(q, text, text, segments, text_segments)
       return own.sum() + cross.sum()
 
     return jax.grad(value, (0, 1))(q, text)

@@ -12,6 +12,7 @@ Used by: training/state.py, generation/generator.py and the layers of nn/.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ RULES: dict[str, tuple[str, ...] | None] = {
   "batch": ("data", "fsdp"),
   "length": ("context",),
   "act_heads": ("tensor",),
+  "ulysses_heads": ("tensor", "context"),  # while attention needs whole rows
   "act_mlp": ("tensor",),
   # parameters
   "embed": ("fsdp",),
@@ -83,6 +85,56 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec(logical_axes))
 
 
+def ways(logical_axis: str) -> int:
+  """Over how many devices of the current mesh this axis is spread; 1 without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else math.prod(mesh.shape[a] for a in RULES[logical_axis] or ())
+
+
+def ring_axis() -> str:
+  """The mesh axis along which a row's parts stand, for what passes them around."""
+  (axis,) = RULES["length"]
+  return axis
+
+
+def per_device(
+  function: Callable[..., jax.Array], operands: tuple[jax.Array, ...],
+  in_axes: tuple[tuple[str | None, ...], ...], out_axes: tuple[str | None, ...],
+) -> jax.Array:  # fmt: skip
+  """function(*operands) on each device's own parts; in_axes name the dims of each.
+
+  For what the compiler cannot split by itself, such as kernels. Without a mesh it is
+  the plain call.
+
+  Raises:
+    ValueError: a dim is not divisible by the mesh axes that it lies on.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or math.prod(mesh.shape.values()) == 1:
+    return function(*operands)
+  for operand, axes in zip(operands, in_axes):
+    check(mesh, axes, operand.shape)
+  return jax.shard_map(
+    function, in_specs=tuple(spec(axes) for axes in in_axes), out_specs=spec(out_axes),
+    check_vma=False,
+  )(*operands)  # fmt: skip
+
+
+def check(
+  mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+  logical_axes: tuple[str | None, ...], shape: tuple[int, ...],
+) -> None:  # fmt: skip
+  """Raises ValueError where a dim is not divisible by the mesh axes that it lies on."""
+  for dim, axis in zip(shape, logical_axes):
+    axes = (RULES[axis] if axis else None) or ()
+    devices = math.prod(mesh.shape[a] for a in axes)
+    if dim % devices:
+      raise ValueError(
+        f"mesh: {devices} devices along {'x'.join(axes)} must divide {dim}, the "
+        f"{axis!r} dim of an array of shape {shape} with logical axes {logical_axes}"
+      )
+
+
 def named(
   mesh: jax.sharding.Mesh, logical_axes: tuple[str | None, ...], shape: tuple[int, ...]
 ) -> NamedSharding:
@@ -91,16 +143,8 @@ def named(
   Raises:
     ValueError: a dim is not divisible by the mesh axes that it lies on.
   """
-  partition = spec(logical_axes)
-  for dim, axis in zip(shape, logical_axes):
-    axes = (RULES[axis] if axis else None) or ()
-    ways = math.prod(mesh.shape[a] for a in axes)
-    if dim % ways:
-      raise ValueError(
-        f"mesh: {ways} devices along {'x'.join(axes)} must divide {dim}, a dim of an "
-        f"array of shape {shape} with logical axes {logical_axes}"
-      )
-  return NamedSharding(mesh, partition)
+  check(mesh, logical_axes, shape)
+  return NamedSharding(mesh, spec(logical_axes))
 
 
 def tree_shardings(mesh: jax.sharding.Mesh, axes: Any, abstract: Any) -> Any:

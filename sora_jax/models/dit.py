@@ -16,13 +16,16 @@ H head dim.
 Used by: models/text_to_video.py. Next: nn/attention.py, nn/modulation.py.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from sora_jax import api, sharding
 from sora_jax.configlib import config
-from sora_jax.nn import attention, layers, modulation, positions, stack
+from sora_jax.nn import attention as attention_lib
+from sora_jax.nn import layers, modulation, positions, stack
 
 
 @config
@@ -39,6 +42,9 @@ class DiTConfig:
   freq_dim: int = 256  # sinusoidal features of the noise level
   activation: str = "gelu_tanh"
   absolute_frequencies: int = 0  # > 0 adds NaViT's absolute positions to the rotary ones
+  attention: attention_lib.AttentionConfig = dataclasses.field(
+    default_factory=attention_lib.AttentionConfig
+  )
   scan: bool = True  # scan over layers, or unroll them
   remat: str = "none"  # see nn/stack.py
 
@@ -57,10 +63,11 @@ class DiTBlock(nnx.Module):
 
   def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs):
     width = config.width
+    heads = {"num_heads": config.num_heads, "config": config.attention, "rngs": rngs}
     self.modulation = layers.param(rngs, layers.zeros, (6 * width,), (None,))
-    self.self_attention = attention.Attention(width, config.num_heads, rngs=rngs)
+    self.self_attention = attention_lib.Attention(width, **heads)
     self.cross_norm = layers.LayerNorm(width, rngs=rngs)
-    self.cross_attention = attention.Attention(width, config.num_heads, rngs=rngs)
+    self.cross_attention = attention_lib.Attention(width, **heads)
     self.mlp = layers.Mlp(
       width, config.mlp_dim, activation=config.activation, rngs=rngs
     )

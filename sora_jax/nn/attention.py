@@ -1,22 +1,89 @@
-"""Attention between tokens of one segment.
+"""Attention between tokens of one segment: the module, and which kernel runs it.
 
-`attention` is the reference: a masked float32 softmax. A query sees exactly the keys of
-its own segment; queries of padding (segment 0), and queries whose segment has no key,
-give zeros.
+`reference` defines it: a masked float32 softmax. A query sees exactly the keys of its
+own segment; queries of padding (segment 0), and queries whose segment has no key, give
+zeros. Everything faster is equal to it, values and gradients.
+
+  kernel      work                             where
+  reference   L^2                              anywhere; the best where rows are short
+  tpu         sum of s^2, for clips of s tokens  TPUs (flash.py)
+  loops       the same                         CPUs, in plain XLA
+  auto        tpu on TPUs; elsewhere loops for long rows and reference for short ones
+
+Rows are spread over the devices of the context axis in one of two ways: `ulysses` swaps
+length for heads around self-attention (all-to-all, arXiv:2309.14509), `ring` keeps the
+queries and passes keys and values around (arXiv:2310.01889). Queries of text stay where
+they are, and see all of it.
 
 Shapes: B rows, L queries, K keys, N heads, H head dim, D = N * H.
-Used by: models/dit.py, text/encoder.py.
+Used by: models/dit.py, text/encoder.py. Next: flash.py, ring.py.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from sora_jax import sharding
-from sora_jax.nn import layers, positions
+from sora_jax.configlib import config
+from sora_jax.nn import flash, layers, positions, ring
+
+_SHORT = 512  # rows up to here are faster at once than block by block, on a CPU
+KERNELS = ("auto", "reference", *flash.KERNELS)
+CONTEXTS = ("ulysses", "ring")
+
+
+@config
+class AttentionConfig:
+  """How attention is computed; nothing here changes what it computes."""
+
+  kernel: str = "auto"
+  block: int = 512  # tokens of a block of queries, and of keys
+  context: str = "ulysses"
+
+  def __post_init__(self) -> None:
+    if self.kernel not in KERNELS:
+      raise ValueError(f"attention.kernel={self.kernel!r} must be one of {KERNELS}")
+    if self.context not in CONTEXTS:
+      raise ValueError(f"attention.context={self.context!r} must be one of {CONTEXTS}")
+    if self.block < 128 or self.block % 128:
+      raise ValueError(f"attention.block={self.block} must be a multiple of 128")
+
+  def kernel_for(self, num_keys: int) -> str:
+    """The kernel for rows of this many keys, where this process runs."""
+    if self.kernel != "auto":
+      return self.kernel
+    if jax.default_backend() == "tpu":
+      return "tpu"
+    return "reference" if num_keys <= _SHORT else "loops"
 
 
 def attention(
+  q_BLNH: jax.Array, k_BKNH: jax.Array, v_BKNH: jax.Array,
+  q_segments_BL: jax.Array, kv_segments_BK: jax.Array,
+  config: AttentionConfig, *, cross: bool,
+) -> jax.Array:  # fmt: skip
+  """softmax(q k / sqrt(H)) v within segments. Returns [B, L, N, H] in q's dtype."""
+  operands = q_BLNH, k_BKNH, v_BKNH, q_segments_BL, kv_segments_BK
+  kernel = config.kernel_for(k_BKNH.shape[1])
+  if kernel == "reference":
+    return reference(*operands)
+  how = {"kernel": kernel, "block": config.block}
+  function = functools.partial(flash.attention, **how)
+  q_axes = kv_axes = ("batch", "length", "act_heads", None)
+  if cross or sharding.ways("length") == 1:
+    kv_axes = ("batch", None, "act_heads", None)
+  elif config.context == "ring":
+    function = functools.partial(ring.attention, axis=sharding.ring_axis(), **how)
+  else:
+    q_axes = kv_axes = ("batch", None, "ulysses_heads", None)
+  return sharding.per_device(
+    function, operands, (q_axes, kv_axes, kv_axes, q_axes[:2], kv_axes[:2]), q_axes
+  )
+
+
+def reference(
   q_BLNH: jax.Array, k_BKNH: jax.Array, v_BKNH: jax.Array,
   q_segments_BL: jax.Array, kv_segments_BK: jax.Array,
 ) -> jax.Array:  # fmt: skip
@@ -41,7 +108,10 @@ def attention(
 class Attention(nnx.Module):
   """Multi-head attention with RMSNorm of queries and keys over all heads (as Wan)."""
 
-  def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
+  def __init__(
+    self, dim: int, num_heads: int, *, rngs: nnx.Rngs,
+    config: AttentionConfig | None = None,
+  ):  # fmt: skip
     if dim % num_heads:
       raise ValueError(f"num_heads ({num_heads}) must divide the width ({dim})")
     self.q = layers.Linear(dim, dim, axes=("embed", "heads"), rngs=rngs)
@@ -51,6 +121,7 @@ class Attention(nnx.Module):
     self.q_norm = layers.RMSNorm(dim, rngs=rngs)
     self.k_norm = layers.RMSNorm(dim, rngs=rngs)
     self.num_heads = num_heads
+    self.config = config or AttentionConfig(kernel="reference")
 
   def __call__(
     self, x_BLD: jax.Array, context_BKD: jax.Array,
@@ -64,7 +135,10 @@ class Attention(nnx.Module):
     if rotary is not None:
       q_BLNH = positions.rotate(q_BLNH, rotary)
       k_BKNH = positions.rotate(k_BKNH, rotary)
-    out_BLNH = attention(q_BLNH, k_BKNH, v_BKNH, segments_BL, context_segments_BK)
+    out_BLNH = attention(
+      q_BLNH, k_BKNH, v_BKNH, segments_BL, context_segments_BK, self.config,
+      cross=context_BKD is not x_BLD,
+    )  # fmt: skip
     return self.out(out_BLNH.reshape(x_BLD.shape))
 
   def _heads(self, x_BLD: jax.Array) -> jax.Array:

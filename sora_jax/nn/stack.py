@@ -10,12 +10,22 @@ from collections.abc import Callable
 
 import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
-# What a layer's backward pass keeps of its forward pass.
+_policies = jax.checkpoint_policies
+
+# What a layer's backward pass keeps of its forward pass. "attention" is the name that
+# flash.py and ring.py give their results, "layer" that of a layer's input.
 REMAT: dict[str, Callable | None] = {
   "none": None,  # everything
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # matmul results
-  "full": jax.checkpoint_policies.nothing_saveable,  # the layer's input only
+  "dots": _policies.dots_with_no_batch_dims_saveable,  # matmul results
+  "attention": _policies.save_only_these_names("attention"),  # what costs the most
+  "full": _policies.nothing_saveable,  # the layer's input only
+  # The layer's input only, and that in the host's memory until it is needed.
+  "offload": _policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[], names_which_can_be_offloaded=["layer"],
+    offload_src="device", offload_dst="pinned_host",
+  ),
 }
 
 
@@ -45,6 +55,7 @@ class Stack(nnx.Module):
     graphdef, state = nnx.split(self.layers)
 
     def apply(x, layer):
+      x = checkpoint_name(x, "layer")
       return nnx.merge(graphdef, layer)(x, *args), None
 
     if self.remat != "none":

