@@ -42,7 +42,7 @@ def get_config(arg: str = "dit") -> TrainConfig:
     "videos_vae": lambda: codec(rows=8, crop=(17, 40, 40)),
     "videos_dit": lambda: denoiser(
       tokenizer=tokenizers.WordTokenizer(vocab_size=8192, max_tokens=96),
-      data={"rows": 4, "tokens_per_row": 512, "text_tokens_per_row": 384},
+      data={"rows": 2, "tokens_per_row": 1024, "text_tokens_per_row": 384},
     ),
   }
   if arg not in runs:

@@ -29,7 +29,7 @@ from sora_jax import sharding
 from sora_jax.configlib import config
 from sora_jax.nn import flash, layers, positions, ring
 
-_SHORT = 512  # rows up to here are faster at once than block by block, on a CPU
+_SHORT = 256  # rows up to here are faster at once than block by block, on a CPU
 KERNELS = ("auto", "reference", *flash.KERNELS)
 CONTEXTS = ("ulysses", "ring")
 
@@ -39,7 +39,7 @@ class AttentionConfig:
   """How attention is computed; nothing here changes what it computes."""
 
   kernel: str = "auto"
-  block: int = 512  # tokens of a block of queries, and of keys
+  block: int = 256  # tokens of a block of queries, and of keys
   context: str = "ulysses"
 
   def __post_init__(self) -> None:
