@@ -3,7 +3,8 @@
 Parameters carry logical axis names (`nn/layers.py:param`), activations are named where
 they are constrained (`constrain`). No other file knows a mesh axis.
 
-  data     replicas of everything            (the slow axis: across slices)
+  slice    replicas on other slices: the slow network between pods (DCN)
+  data     replicas of everything
   fsdp     batch, and parameters sharded with it   (arXiv:2004.13336, ZeRO)
   context  the length of a row
   tensor   heads and MLP width               (arXiv:1909.08053, Megatron)
@@ -16,22 +17,24 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sora_jax.configlib import config
 
-MESH_AXES = ("data", "fsdp", "context", "tensor")
+MESH_AXES = ("slice", "data", "fsdp", "context", "tensor")
 
 # Logical axis -> mesh axes. An axis that is not listed is an error; None is replicated.
 RULES: dict[str, tuple[str, ...] | None] = {
   # activations
-  "batch": ("data", "fsdp"),
+  "batch": ("slice", "data", "fsdp"),
   "length": ("context",),
   "act_heads": ("tensor",),
   "ulysses_heads": ("tensor", "context"),  # while attention needs whole rows
   "act_mlp": ("tensor",),
   # parameters
-  "embed": ("fsdp",),
+  "embed": ("fsdp", "context"),
   "heads": ("tensor",),
   "mlp": ("tensor",),
   "vocab": None,
@@ -44,6 +47,7 @@ RULES: dict[str, tuple[str, ...] | None] = {
 class MeshConfig:
   """How many devices stand along each mesh axis; -1 takes what is left."""
 
+  slice: int = 1
   data: int = 1
   fsdp: int = -1
   context: int = 1
@@ -68,8 +72,26 @@ class MeshConfig:
       )
     for i in free:
       sizes[i] = len(devices) // fixed
-    auto = (jax.sharding.AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=auto, devices=devices)
+    return jax.sharding.Mesh(
+      _grid(sizes, devices), MESH_AXES,
+      axis_types=(jax.sharding.AxisType.Auto,) * len(sizes),
+    )  # fmt: skip
+
+
+def _grid(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
+  """The devices laid out so that the last axes lie on the fastest links."""
+  slices = {getattr(device, "slice_index", 0) for device in devices}
+  if len(slices) == 1:
+    # Sizes that do not follow the torus of a TPU slice are cut out of it all the same.
+    return mesh_utils.create_device_mesh(
+      sizes, devices, allow_split_physical_axes=devices[0].platform == "tpu"
+    )
+  if sizes[0] != len(slices):
+    raise ValueError(f"mesh: slice={sizes[0]}, but there are {len(slices)} slices")
+  return mesh_utils.create_hybrid_device_mesh(
+    [1, *sizes[1:]], [sizes[0]] + [1] * len(sizes[1:]), devices,
+    allow_split_physical_axes=True,
+  )  # fmt: skip
 
 
 def spec(logical_axes: tuple[str | None, ...]) -> PartitionSpec:

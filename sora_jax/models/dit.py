@@ -17,6 +17,7 @@ Used by: models/text_to_video.py. Next: nn/attention.py, nn/modulation.py.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -77,19 +78,23 @@ class DiTBlock(nnx.Module):
     text_BMD: jax.Array, segments_BL: jax.Array, text_segments_BM: jax.Array,
     rotary: tuple[jax.Array, jax.Array],
   ) -> jax.Array:  # fmt: skip
-    values_BLK = modulation.gather(table_BSK + self.modulation[...], level_BL)
-    shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(values_BLK, 6, -1)
     dtype = x_BLD.dtype
+    # Gathered one by one, in the compute dtype, where they are used: all six per token
+    # at once would be the largest array of the whole step.
+    shift1, scale1, gate1, shift2, scale2, gate2 = (
+      functools.partial(modulation.gather, value_BSD.astype(dtype), level_BL)
+      for value_BSD in jnp.split(table_BSK + self.modulation[...], 6, -1)
+    )
 
-    y_BLD = (layers.layer_norm(x_BLD) * (1 + scale1) + shift1).astype(dtype)
+    y_BLD = (layers.layer_norm(x_BLD) * (1 + scale1()) + shift1()).astype(dtype)
     y_BLD = self.self_attention(y_BLD, y_BLD, segments_BL, segments_BL, rotary)
-    x_BLD = x_BLD + (gate1 * y_BLD).astype(dtype)
+    x_BLD = x_BLD + (gate1() * y_BLD).astype(dtype)
 
     y_BLD = self.cross_norm(x_BLD)
     x_BLD = x_BLD + self.cross_attention(y_BLD, text_BMD, segments_BL, text_segments_BM)
 
-    y_BLD = (layers.layer_norm(x_BLD) * (1 + scale2) + shift2).astype(dtype)
-    x_BLD = x_BLD + (gate2 * self.mlp(y_BLD)).astype(dtype)
+    y_BLD = (layers.layer_norm(x_BLD) * (1 + scale2()) + shift2()).astype(dtype)
+    x_BLD = x_BLD + (gate2() * self.mlp(y_BLD)).astype(dtype)
     return sharding.constrain(x_BLD, "batch", "length", None)
 
 

@@ -96,7 +96,8 @@ def forward(
       jax.ShapeDtypeStruct(q.shape, q.dtype),
       jax.ShapeDtypeStruct((heads, length, _LANES), jnp.float32),
     ],
-    compiler_params=_PARALLEL_HEADS, interpret=interpret, name="packed_attention",
+    compiler_params=_PARALLEL_HEADS, interpret=interpret,
+    name=specs.name("packed_attention"),
   )(schedule.by_query, q, k, v, _rows(q_ids), _columns(kv_ids))  # fmt: skip
   return out, lse[..., 0]
 
@@ -170,7 +171,8 @@ def backward(
       scratch_shapes=[pltpu.VMEM((block_q, dim), jnp.float32)],
     ),
     out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
-    compiler_params=_PARALLEL_HEADS, interpret=interpret, name="packed_attention_dq",
+    compiler_params=_PARALLEL_HEADS, interpret=interpret,
+    name=specs.name("packed_attention_dq"),
   )(
     schedule.by_query, q, k, v, _rows(q_ids), _columns(kv_ids),
     lse[:, None], do, delta[:, None],
@@ -187,7 +189,8 @@ def backward(
       scratch_shapes=[pltpu.VMEM((block_kv, dim), jnp.float32)] * 2,
     ),
     out_shape=[jax.ShapeDtypeStruct(k.shape, k.dtype)] * 2,
-    compiler_params=_PARALLEL_HEADS, interpret=interpret, name="packed_attention_dkv",
+    compiler_params=_PARALLEL_HEADS, interpret=interpret,
+    name=specs.name("packed_attention_dkv"),
   )(
     schedule.by_key, q, k, v, _rows(kv_ids), _columns(q_ids),
     lse[:, None], do, delta[:, None],
@@ -217,6 +220,7 @@ class _Specs:
       return lambda *args: index_map(*args)[1:]
 
     self.of_query = of_query
+    self.name = lambda kind: f"{kind}_q{block_q}_kv{block_kv}"  # read by aot/flops.py
     self.q = pl.BlockSpec((None, block_q, dim), of_query)
     self.kv = pl.BlockSpec((None, block_kv, dim), of_key)
     self.q_value = pl.BlockSpec((None, 1, block_q), swapped(of_query))

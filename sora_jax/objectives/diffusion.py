@@ -95,6 +95,7 @@ class VideoDiffusion:
     error_BL = jnp.mean(jnp.square(error_BLP), -1)
     loss = jnp.sum(weight_BL * error_BL) / jnp.maximum(jnp.sum(weight_BL), 1.0)
     metrics = {
+      "loss_weight": jnp.sum(weight_BL),
       "useful_tokens": jnp.sum(real_BL.astype(jnp.float32)),
       "packing_efficiency": jnp.mean(real_BL.astype(jnp.float32)),
       "clips": jnp.sum((batch.clip_ids >= 0).astype(jnp.float32)),

@@ -98,7 +98,7 @@ class Checkpointer:
     state = TrainState(
       step=jax.device_put(np.int32(restored.meta["step"]), like.step.sharding),
       params=restored["params"],
-      ema=restored["ema"],
+      ema=restored["ema"] if "ema" in items else like.ema,
       other=restored["other"] if "other" in items else like.other,
       opt_state=restored["opt"],
     )
@@ -114,7 +114,7 @@ def restore_model(workdir: pathlib.Path, abstract: tuple, *, ema: bool) -> tuple
   Args:
     workdir: of the run.
     abstract: (params, other) as ShapeDtypeStructs, with shardings where wanted.
-    ema: the moving average instead of the raw parameters.
+    ema: the moving average, where the run kept one, instead of the raw parameters.
 
   Raises:
     ValueError: the workdir has no complete checkpoint.
@@ -127,7 +127,8 @@ def restore_model(workdir: pathlib.Path, abstract: tuple, *, ema: bool) -> tuple
   if step is None:
     raise ValueError(f"{workdir} has no checkpoint; train it first, or mend --workdir")
   params, other = abstract
-  name = "ema" if ema else "params"
+  kept = (directory / str(step) / "ema").exists()
+  name = "ema" if ema and kept else "params"
   items = {name: params} | ({"other": other} if other else {})
   restored = manager.restore(
     step,

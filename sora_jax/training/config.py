@@ -18,7 +18,8 @@ class TrainConfig:
   mesh: sharding.MeshConfig
   num_steps: int
   seed: int = 0
-  ema_decay: float = 0.999
+  ema_decay: float | None = 0.999  # of the moving average; None keeps none
+  accumulate: int = 1  # parts that a step's rows are taken in, one after another
   codec: str = ""  # workdir of the autoencoder that made the latents
   log_every: int = 10  # steps
   checkpoint_every: int = 500  # steps; the last step is always saved

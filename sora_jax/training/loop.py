@@ -31,11 +31,13 @@ def train(config: TrainConfig, workdir: str | pathlib.Path) -> state.TrainState:
   optimizer = config.optimizer.make(config.num_steps)
 
   with jax.set_mesh(mesh):
-    train_state, layout = state.init_sharded(skeleton, optimizer, config.seed, mesh)
+    train_state, layout = state.init_sharded(
+      skeleton, optimizer, config.seed, mesh, config.ema_decay
+    )
     train_step = jax.jit(
       step.make_train_step(
         config.objective, skeleton, optimizer,
-        seed=config.seed, ema_decay=config.ema_decay,
+        seed=config.seed, ema_decay=config.ema_decay, accumulate=config.accumulate,
       ),
       donate_argnums=0, in_shardings=(layout, sharding.batch(mesh)),
       out_shardings=(layout, None),

@@ -43,6 +43,7 @@ class AdamW:
   b2: float = 0.99
   weight_decay: float = 0.0
   clip_norm: float = 1.0
+  momentum_dtype: str = "float32"  # of the first moment; "bfloat16" saves its half
 
   def make(self, num_steps: int) -> optax.GradientTransformation:
     matrices = lambda params: {k: k.endswith("kernel") for k in params}  # noqa: E731
@@ -51,6 +52,7 @@ class AdamW:
       optax.adamw(
         self.lr.make(num_steps), self.b1, self.b2,
         weight_decay=self.weight_decay, mask=matrices,
+        mu_dtype=self.momentum_dtype,
       ),
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ Used by: training/step.py, training/loop.py, training/checkpoint.py.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -22,21 +23,22 @@ class TrainState:
 
   step: jax.Array  # int32: updates done
   params: Arrays
-  ema: Arrays
+  ema: Arrays  # empty where the run keeps none
   other: Arrays  # the model's variables that are not trained
   opt_state: Any
 
 
 def create(
-  skeleton: Skeleton, optimizer: optax.GradientTransformation, seed: int
-) -> TrainState:
+  skeleton: Skeleton, optimizer: optax.GradientTransformation, seed: int,
+  ema_decay: float | None = 0.0,
+) -> TrainState:  # fmt: skip
   """The state before the first step. Meant to be jitted with `shardings`."""
   params, other = skeleton.init(jax.random.key(seed))
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     # A copy, so that the two can be donated separately.
-    ema=jax.tree.map(jnp.array, params),
+    ema={} if ema_decay is None else jax.tree.map(jnp.array, params),
     other=other,
     opt_state=optimizer.init(params),
   )
@@ -58,17 +60,17 @@ def shardings(skeleton: Skeleton, abstract: TrainState, mesh: Mesh) -> TrainStat
   return TrainState(
     step=replicated,
     params=params,
-    ema=params,
+    ema=params if abstract.ema else {},
     other=sharding.tree_shardings(mesh, other_axes, abstract.other),
     opt_state=jax.tree_util.tree_map_with_path(moment, abstract.opt_state),
   )
 
 
 def init_sharded(
-  skeleton: Skeleton, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh
-) -> tuple[TrainState, TrainState]:
+  skeleton: Skeleton, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh,
+  ema_decay: float | None = 0.0,
+) -> tuple[TrainState, TrainState]:  # fmt: skip
   """(state, its shardings); every array is made on the devices that keep it."""
-  abstract = jax.eval_shape(lambda: create(skeleton, optimizer, seed))
-  layout = shardings(skeleton, abstract, mesh)
-  make = jax.jit(lambda: create(skeleton, optimizer, seed), out_shardings=layout)
-  return make(), layout
+  make = functools.partial(create, skeleton, optimizer, seed, ema_decay)
+  layout = shardings(skeleton, jax.eval_shape(make), mesh)
+  return jax.jit(make, out_shardings=layout)(), layout

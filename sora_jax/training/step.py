@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import optax
 
 from sora_jax import api
-from sora_jax.nn.skeleton import Skeleton
+from sora_jax.nn.skeleton import Arrays, Skeleton
 from sora_jax.training.state import TrainState
 
+# Metrics that count; all others are means over rows.
+_SUMS = ("useful_tokens", "clips", "loss_weight")
 TrainStep = Callable[[TrainState, api.PyTree], tuple[TrainState, api.Metrics]]
 
 
@@ -22,27 +24,39 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   *,
   seed: int,
-  ema_decay: float,
+  ema_decay: float | None,
+  accumulate: int = 1,
 ) -> TrainStep:
-  """The step of one objective; randomness is keyed by (seed, step)."""
+  """The step of one objective; randomness is keyed by (seed, step).
+
+  With `accumulate` a step sees its rows in so many parts, one after another, and needs
+  the activations of one part only; the gradient is that of all rows together.
+  """
 
   def loss_fn(params, other, batch, key):
+    # Weights in the compute dtype from here on: what is gathered from other devices is
+    # half as large. Gradients, moments and the parameters themselves stay float32.
+    params = cast_kernels(params, getattr(objective, "compute_dtype", "float32"))
     model = skeleton.merge(params, other)
     loss, metrics = objective.loss(model, batch, key)
     return loss, (skeleton.split(model)[1], metrics)
+
+  gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
   def train_step(state: TrainState, batch: api.PyTree):
     # A stream of its own: parameters were drawn from the seed's own key.
     key = jax.random.fold_in(jax.random.key(seed), 1)
     key = jax.random.fold_in(key, state.step)
-    (loss, (other, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+    (loss, (other, metrics)), grads = in_parts(gradient, accumulate)(
       state.params, state.other, batch, key
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    # Early parameters are poor, so the average forgets them faster at first.
-    decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-    ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+    ema = state.ema
+    if ema_decay is not None:
+      # Early parameters are poor, so the average forgets them faster at first.
+      decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
+      ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
     metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
     state = TrainState(
       step=state.step + 1, params=params, ema=ema, other=other, opt_state=opt_state
@@ -50,3 +64,54 @@ def make_train_step(
     return state, metrics
 
   return train_step
+
+
+def cast_kernels(params: Arrays, dtype: str) -> Arrays:
+  """The matrices in the compute dtype; biases, norms and tables stay float32."""
+  return {
+    name: value.astype(dtype) if name.endswith("kernel") else value
+    for name, value in params.items()
+  }
+
+
+def in_parts(gradient: Callable, parts: int) -> Callable:
+  """`gradient` of a batch, taken over parts of its rows one after another.
+
+  `gradient` is (params, other, batch, key) -> ((loss, (other, metrics)), grads). A part
+  counts by its metric "loss_weight", what its loss is a mean over; part i holds the rows
+  i, i + parts, ..., so that every device has its share of each.
+
+  Raises:
+    ValueError: the rows do not divide.
+  """
+  if parts == 1:
+    return gradient
+
+  def split(x: jax.Array) -> jax.Array:
+    if x.shape[0] % parts:
+      raise ValueError(f"accumulate={parts} must divide the batch of {x.shape[0]} rows")
+    return jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+  def accumulated(params: Arrays, other: Arrays, batch: api.PyTree, key: jax.Array):
+    def part(carry, numbered):
+      other, grads = carry
+      number, rows = numbered
+      (loss, (other, metrics)), new = gradient(
+        params, other, rows, jax.random.fold_in(key, number)
+      )
+      weight = metrics.get("loss_weight", jnp.float32(1.0))
+      grads = jax.tree.map(lambda total, x: total + weight * x, grads, new)
+      return (other, grads), (loss, weight, metrics)
+
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
+    (other, grads), (losses, weights, metrics) = jax.lax.scan(
+      part, (other, zeros), (jnp.arange(parts), jax.tree.map(split, batch))
+    )
+    total = jnp.sum(weights)
+    merged = {
+      name: jnp.sum(x) if name in _SUMS else jnp.mean(x) for name, x in metrics.items()
+    }
+    loss = jnp.sum(losses * weights) / total
+    return (loss, (other, merged)), jax.tree.map(lambda x: x / total, grads)
+
+  return accumulated
