@@ -5,11 +5,12 @@ often as it runs, what is rematerialized counts again, and an attention kernel c
 the block pairs that are alive in a row of given clips. Matrix products and convolutions
 only; a multiply and an add are two.
 
-  model FLOPs  = 3 (dense FLOPs of a forward pass on real tokens
-                    + sum over layers and clips of 4 D s (s + m))
-  for clips of s tokens and m text tokens: no padding, no dead pair, nothing twice.
+  model FLOPs of a forward pass = dense FLOPs of the real tokens
+                                  + sum over layers and clips of 4 D s (s + m)
+  for clips of s tokens and m text tokens: no padding, no dead pair. A training step is
+  three of them, whatever is rematerialized.
 
-Used by: sora_jax/compile.py.
+Used by: report.py.
 """
 
 import collections
@@ -20,6 +21,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from sora_jax.nn import live_blocks
 
@@ -30,11 +32,16 @@ class Rows:
   """What the rows of a batch hold: every row the same clips and captions."""
 
   def __init__(
-    self, clips: list[int], captions: list[int], *, length: int, text: int, per_device: int
-  ):
-    """Args: tokens of each clip, of its caption, of a row, of its text; rows a device."""
+    self, clips: list[int], captions: list[int], *, length: int, text: int,
+    per_device: int, width: int, depth: int,
+  ):  # fmt: skip
+    """Tokens of each clip and caption, of a row and its text; rows that a device has.
+
+    `width` and `depth` are the model's.
+    """
     self.clips, self.captions = np.asarray(clips), np.asarray(captions)
     self.length, self.text, self.per_device = length, text, per_device
+    self.width, self.depth = width, depth
 
   @property
   def fill(self) -> float:
@@ -50,6 +57,11 @@ class Rows:
     part = (num_q / rows) / _round_up(self.length, block_q)
     part *= (num_kv / rows) / _round_up(length_kv, block_kv)
     return rows * whole * part
+
+  def live_over_ideal(self, block: int) -> float:
+    """Positions in live pairs of self-attention over the sum of s^2."""
+    live = self._live(False, block, block) * block**2
+    return round(live / float(np.sum(self.clips.astype(float) ** 2)), 3)
 
   @functools.cache  # noqa: B019 (a few calls)
   def _live(self, cross: bool, block_q: int, block_kv: int) -> int:
@@ -72,19 +84,18 @@ def ragged(count: int, total: int, least: int) -> list[int]:
   return [int(n) for n in lengths]
 
 
-def model_flops(
-  forward: jax.extend.core.ClosedJaxpr, rows: Rows, num_rows: int, width: int, depth: int
-) -> float:
-  """Of one training step; `forward` is the loss without its gradient."""
+def forward_flops(forward: core.ClosedJaxpr, rows: Rows, num_rows: int) -> float:
+  """What the mathematics of one forward pass needs; see the equation above."""
   dense = count(forward, rows, 1)["dense"] * rows.fill
   s, m = rows.clips.astype(float), rows.captions.astype(float)
-  return 3 * (dense + num_rows * depth * 4 * width * float(np.sum(s * (s + m))))
+  attention = rows.depth * 4 * rows.width * float(np.sum(s * (s + m)))
+  return dense + num_rows * attention
 
 
-def count(jaxpr: jax.extend.core.ClosedJaxpr, rows: Rows, devices: int) -> Counts:
+def count(jaxpr: core.ClosedJaxpr | core.Jaxpr, rows: Rows, devices: int) -> Counts:
   """FLOPs of everything in a jaxpr."""
   total: Counts = collections.Counter()
-  for eqn in jaxpr.jaxpr.eqns if hasattr(jaxpr, "jaxpr") else jaxpr.eqns:
+  for eqn in _needed(getattr(jaxpr, "jaxpr", jaxpr)):
     name = eqn.primitive.name
     if name == "dot_general":
       total["dense"] += _dot(eqn)
@@ -105,6 +116,20 @@ def count(jaxpr: jax.extend.core.ClosedJaxpr, rows: Rows, devices: int) -> Count
         for kind, flops in count(inner, rows, devices).items():
           total[kind] += times * flops
   return total
+
+
+def _needed(jaxpr: core.Jaxpr) -> list:
+  """The equations that its results depend on; the compiler drops the others.
+
+  Rematerialized bodies still hold what a policy has saved.
+  """
+  used = {v for v in jaxpr.outvars if isinstance(v, core.Var)}
+  kept = []
+  for eqn in reversed(jaxpr.eqns):
+    if eqn.effects or used & set(eqn.outvars):
+      used |= {v for v in eqn.invars if isinstance(v, core.Var)}
+      kept.append(eqn)
+  return kept[::-1]
 
 
 def _inner(eqn) -> list:

@@ -5,7 +5,7 @@ condition lets it run; a scheduled reduce-scatter is a fusion around an all-redu
 TPUs have it; what a fusion reads through a dynamic slice counts as the slice only, and
 a dynamic update as the update only.
 
-Used by: sora_jax/compile.py.
+Used by: report.py.
 """
 
 import collections

@@ -3,7 +3,7 @@
 Nothing is computed and no array is made; what comes out is what the compiler makes of
 the very functions that a run would jit (training/step.py, generation/generator.py).
 
-Used by: sora_jax/compile.py. Next: flops.py, hlo.py, report.py.
+Used by: report.py. Next: flops.py, hlo.py.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from sora_jax import api, sharding
 from sora_jax.diffusion import samplers
@@ -32,7 +33,7 @@ class Program:
   mesh: jax.sharding.Mesh
   num_params: int
 
-  def jaxpr(self) -> jax.extend.core.ClosedJaxpr:
+  def jaxpr(self) -> core.ClosedJaxpr:
     with jax.set_mesh(self.mesh):
       return self.function.trace(*self.arguments).jaxpr
 
@@ -102,6 +103,21 @@ def sample(config: TrainConfig, rows: int, mesh: jax.sharding.Mesh) -> Program:
     )
   )
   return Program(function, (params, other, batch), mesh, _count(params))
+
+
+def forward(
+  config: TrainConfig, rows: int, mesh: jax.sharding.Mesh
+) -> core.ClosedJaxpr:
+  """The denoiser's forward pass, from noisy tokens to velocities; for counting only."""
+  skeleton = Skeleton.of(config.objective.make)
+  batch = abstract_batch(config, rows, mesh)
+  t_BS = jax.ShapeDtypeStruct(batch.sizes.shape[:2], jnp.float32)
+
+  def velocity(params, other, t_BS, batch):
+    return skeleton.merge(params, other)(batch.tokens, t_BS, batch)
+
+  with jax.set_mesh(mesh):
+    return jax.make_jaxpr(velocity)(*skeleton.abstract, t_BS, batch)
 
 
 PROGRAMS = {"train": train, "sample": sample}

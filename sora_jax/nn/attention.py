@@ -133,14 +133,20 @@ class Attention(nnx.Module):
     k_BKNH = self._heads(self.k_norm(self.k(context_BKD)))
     v_BKNH = self._heads(self.v(context_BKD))
     if rotary is not None:
-      q_BLNH = positions.rotate(q_BLNH, rotary)
-      k_BKNH = positions.rotate(k_BKNH, rotary)
+      q_BLNH = _in_parts(positions.rotate(q_BLNH, rotary))
+      k_BKNH = _in_parts(positions.rotate(k_BKNH, rotary))
     out_BLNH = attention(
       q_BLNH, k_BKNH, v_BKNH, segments_BL, context_segments_BK, self.config,
       cross=context_BKD is not x_BLD,
     )  # fmt: skip
-    return self.out(out_BLNH.reshape(x_BLD.shape))
+    # Before the heads are mixed: a swap of parts, and not a sum over devices.
+    return self.out(_in_parts(out_BLNH).reshape(x_BLD.shape))
 
   def _heads(self, x_BLD: jax.Array) -> jax.Array:
     x_BLNH = x_BLD.reshape(*x_BLD.shape[:-1], self.num_heads, -1)
-    return sharding.constrain(x_BLNH, "batch", "length", "act_heads", None)
+    return _in_parts(x_BLNH)
+
+
+def _in_parts(x_BLNH: jax.Array) -> jax.Array:
+  """Rows in parts over the context axis, as everywhere but inside `attention`."""
+  return sharding.constrain(x_BLNH, "batch", "length", "act_heads", None)

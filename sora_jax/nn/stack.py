@@ -12,6 +12,8 @@ import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from sora_jax import sharding
+
 _policies = jax.checkpoint_policies
 
 # What a layer's backward pass keeps of its forward pass. "attention" is the name that
@@ -56,6 +58,7 @@ class Stack(nnx.Module):
 
     def apply(x, layer):
       x = checkpoint_name(x, "layer")
+      layer = jax.tree.map(_in_place, layer, is_leaf=_is_variable)
       return nnx.merge(graphdef, layer)(x, *args), None
 
     if self.remat != "none":
@@ -65,3 +68,19 @@ class Stack(nnx.Module):
     for i in range(self.num_layers):
       x, _ = apply(x, jax.tree.map(lambda leaf, i=i: leaf[i], state))
     return x
+
+
+def _is_variable(leaf) -> bool:
+  return isinstance(leaf, nnx.Variable)
+
+
+def _in_place(variable: nnx.Variable) -> nnx.Variable:
+  """A layer's parameter, and so its gradient, laid out as it is kept.
+
+  Otherwise gradients of a scanned layer may be summed whole on every device, and cut
+  after the loop; like this they are scattered as they are summed.
+  """
+  axes = variable.get_metadata().get("logical_axes")
+  if axes is None:
+    return variable
+  return variable.replace(sharding.constrain(variable.get_value(), *axes))

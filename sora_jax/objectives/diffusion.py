@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sora_jax import api
+from sora_jax import api, sharding
 from sora_jax.configlib import config
 from sora_jax.diffusion import process
 from sora_jax.models import text_to_video
@@ -87,6 +87,7 @@ class VideoDiffusion:
     level_BL = modulation.level_index(batch.segment_ids, batch.known, num_segments)
     t_BL1 = modulation.gather(modulation.levels(t_BS)[..., None], level_BL)
     xt_BLP = process.corrupt(x0_BLP, eps_BLP, t_BL1).astype(self.compute_dtype)
+    xt_BLP = sharding.constrain(xt_BLP, "batch", "length", None)
 
     prediction_BLP = model(xt_BLP, t_BS, batch)
     error_BLP = prediction_BLP - process.velocity(x0_BLP, eps_BLP)

@@ -1,0 +1,119 @@
+"""Several processes on this machine as one run, over loopback.
+
+  python -m launch.local --num_processes=4 --devices=2 -- \\
+      python -m sora_jax.train --config=configs/demo.py:dit --workdir=runs/four \\
+      --config.data.path=LATENTS --config.codec=WORKDIR
+
+Each process has --devices fake CPU devices. What is true of a pod's processes can be
+tried here: the order of the data, checkpoints of many processes, a lost process. When
+one ends with an error, the others are stopped. Output is prefixed with the process's
+number; --quiet shows only the first's.
+"""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+from launch import shell
+
+_GRACE_SECONDS = 30.0
+
+
+def environment(number: int, num_processes: int, devices: int, port: int) -> dict[str, str]:
+  """What makes process `number` one of the run."""
+  return {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+    "JAX_NUM_PROCESSES": str(num_processes),
+    "JAX_PROCESS_ID": str(number),
+  }
+
+
+def free_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    return probe.getsockname()[1]
+
+
+def run(command: list[str], *, num_processes: int, devices: int, quiet: bool) -> int:
+  """Runs all processes to their end; the first error code, or 0."""
+  port = free_port()
+  processes, readers = [], []
+  for number in range(num_processes):
+    process = subprocess.Popen(
+      command, env=os.environ | environment(number, num_processes, devices, port),
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    processes.append(process)
+    shown = not quiet or number == 0
+    readers.append(threading.Thread(target=_copy, args=(number, process, shown)))
+    readers[-1].start()
+
+  def forward(signum, frame) -> None:
+    for process in processes:
+      if process.poll() is None:
+        process.send_signal(signum)
+
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, forward)
+  code = _wait(processes)
+  for reader in readers:
+    reader.join()
+  return code
+
+
+def _wait(processes: list[subprocess.Popen]) -> int:
+  """Waits for all; when one fails, the others get some seconds and are killed."""
+  deadline, first = None, 0
+  while any(process.poll() is None for process in processes):
+    failed = [i for i, process in enumerate(processes) if process.poll()]
+    if failed and deadline is None:
+      first = processes[failed[0]].returncode
+      print(f"process {failed[0]} ended with {first}; stopping the others", flush=True)
+      deadline = time.monotonic() + _GRACE_SECONDS
+      for process in processes:
+        if process.poll() is None:
+          process.terminate()
+    if deadline is not None and time.monotonic() > deadline:
+      for process in processes:
+        process.kill()
+    time.sleep(0.1)
+  return first or next((p.returncode for p in processes if p.returncode), 0)
+
+
+def _copy(number: int, process: subprocess.Popen, shown: bool) -> None:
+  for line in process.stdout:
+    if shown:
+      print(f"[{number}] {line}", end="", flush=True)
+
+
+def main() -> None:
+  made = shell.parser(__doc__)
+  made.add_argument("--num_processes", type=int, default=2)
+  made.add_argument("--devices", type=int, default=1, help="fake ones of each process")
+  made.add_argument("--quiet", action="store_true", help="show the first process only")
+  options, command = shell.parse(made)
+  shell.required(command)
+  if min(options.num_processes, options.devices) < 1:
+    sys.exit("error: --num_processes and --devices must be at least 1")
+  if command[0] == "python":
+    command = [sys.executable, *command[1:]]
+  if options.dry_run:
+    for number in range(options.num_processes):
+      words = environment(number, options.num_processes, options.devices, 12345)
+      print(*(f"{k}={shlex.quote(v)}" for k, v in words.items()), shlex.join(command))
+    return
+  sys.exit(
+    run(command, num_processes=options.num_processes, devices=options.devices,
+        quiet=options.quiet)
+  )  # fmt: skip
+
+
+if __name__ == "__main__":
+  main()
