@@ -5,6 +5,10 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# The compiler for TPUs that are not there: tests compile with it. Linux on x86-64 only.
+TESTED := $(VENV)/.ready-for-tests
+comma := ,
+COMPILER := $(if $(findstring Linux x86_64,$(shell uname -sm)),$(comma)tpu)
 PARITY := $(VENV)-parity
 # One worker per core, at most four; each holds a model or two.
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
@@ -14,7 +18,7 @@ WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 demo: $(READY)
 	$(PY) -m sora_jax.demo --workdir=runs/demo
 
-test: $(READY)
+test: $(TESTED)
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Ours beside diffusers', on the same weights; installs torch into an environment apart.
@@ -32,6 +36,10 @@ clean:
 
 $(READY): setup.py constraints.txt
 	$(call install,$(VENV),dev)
+
+$(TESTED): $(READY)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable .[dev$(COMPILER)]
+	touch $@
 
 $(PARITY)/.ready: setup.py constraints.txt
 	$(call install,$(PARITY),parity)

@@ -35,16 +35,12 @@ def hosts(accelerator: str) -> int:
   return max(1, chips // _NODES[kind][1])
 
 
-def manifest(options, command: shell.Command) -> dict:
-  """The JobSet, as Kubernetes takes it (jobset.x-k8s.io/v1alpha2)."""
-  kind = xla_flags.generation(options.accelerator)
-  selector, chips = _NODES[kind]
-  num_hosts = hosts(options.accelerator)
-  environment = {
-    "LIBTPU_INIT_ARGS": xla_flags.init_args(options.accelerator, options.without_flag),
-  }
-  pod = {
-    "metadata": {"annotations": {"gke-gcsfuse/volumes": "true"}} if options.bucket else {},
+def pod(options, command: shell.Command) -> dict:
+  """One host of a slice."""
+  selector, chips = _NODES[xla_flags.generation(options.accelerator)]
+  init_args = xla_flags.init_args(options.accelerator, options.without_flag)
+  made = {
+    "metadata": {},
     "spec": {
       "restartPolicy": "Never",
       "serviceAccountName": options.service_account,
@@ -57,22 +53,26 @@ def manifest(options, command: shell.Command) -> dict:
         "name": "train",
         "image": options.image,
         "command": command,
-        "env": [{"name": k, "value": v} for k, v in environment.items()],
+        "env": [{"name": "LIBTPU_INIT_ARGS", "value": init_args}],
         "resources": {"limits": {"google.com/tpu": chips}},
         "ports": [{"containerPort": 8471}, {"containerPort": 8080}],
-        "volumeMounts": [{"name": "gcs", "mountPath": "/gcs"}] if options.bucket else [],
+        "volumeMounts": [],
       }],
-      "volumes": [{
-        "name": "gcs",
-        "csi": {
-          "driver": "gcsfuse.csi.storage.gke.io",
-          "volumeAttributes": {
-            "bucketName": options.bucket, "mountOptions": "implicit-dirs",
-          },
-        },
-      }] if options.bucket else [],
+      "volumes": [],
     },
   }  # fmt: skip
+  if options.bucket:
+    made["metadata"]["annotations"] = {"gke-gcsfuse/volumes": "true"}
+    made["spec"]["containers"][0]["volumeMounts"] = [{"name": "gcs", "mountPath": "/gcs"}]
+    attributes = {"bucketName": options.bucket, "mountOptions": "implicit-dirs"}
+    driver = {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}
+    made["spec"]["volumes"] = [{"name": "gcs", "csi": driver}]
+  return made
+
+
+def manifest(options, command: shell.Command) -> dict:
+  """The JobSet, as Kubernetes takes it (jobset.x-k8s.io/v1alpha2)."""
+  num_hosts = hosts(options.accelerator)
   return {
     "apiVersion": "jobset.x-k8s.io/v1alpha2",
     "kind": "JobSet",
@@ -101,7 +101,7 @@ def manifest(options, command: shell.Command) -> dict:
             "action": "FailJob",
             "onExitCodes": {"containerName": "train", "operator": "In", "values": [2]},
           }]},
-          "template": pod,
+          "template": pod(options, command),
         }},
       }],
     },

@@ -2,6 +2,7 @@
 
   api.py           PackedTokens, the one structure that reaches a model, and the protocols
   configlib.py     typed configs and their JSON
+  chips.py         what devices can do
   sharding.py      logical axes -> mesh axes, in one table
   distributed.py   several processes
   nn/              layers and attention on packed rows
@@ -13,9 +14,11 @@
   training/        THE loop, its state, step and checkpoints
   generation/      prompts -> canvas -> latents -> files
   evals/           the world of moving shapes, its checker, the report
+  aot/             programs for pods that are not there, compiled and read
   cli.py           how every command starts and fails
   train.py         verb: trains whatever a config describes
   sample.py        verb: videos from prompts
   evaluate.py      verb: marks sampled videos
+  compile.py       verb: what a config needs of a pod
   demo.py          verb: the whole path in one command
 """

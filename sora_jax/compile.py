@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from sora_jax import cli
-from sora_jax.aot import chips
+from sora_jax.aot import topology
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "KIND:SHAPE, such as v5p:4x4x8.")
 _SLICES = flags.DEFINE_integer("slices", 1, "Slices of that shape.", lower_bound=1)
@@ -34,7 +34,7 @@ _OUT = flags.DEFINE_string("out", None, "JSON file for all numbers.")
 def main() -> None:
   config = _CONFIG.value
   config.objective.model.backbone.attention.kernel = _KERNEL.value
-  devices = chips.devices_of(_TOPOLOGY.value, _SLICES.value)
+  devices = topology.devices_of(_TOPOLOGY.value, _SLICES.value)
   meshes = _meshes(len(devices)) if _SWEEP.value else [_parse_mesh(_MESH.value)]
   results = []
   for mesh in meshes:
@@ -59,8 +59,8 @@ def _measure(config, sizes: dict[str, int], devices: list) -> dict | None:
   try:
     mesh = sharding.MeshConfig(**sizes).make(devices)
     result = report.measure(
-      config, verb=_VERB.value, topology=_TOPOLOGY.value, mesh=mesh, rows=_ROWS.value,
-      clips=_CLIPS.value,
+      config, verb=_VERB.value, chip=topology.chip_of(_TOPOLOGY.value),
+      topology=_TOPOLOGY.value, mesh=mesh, rows=_ROWS.value, clips=_CLIPS.value,
     )  # fmt: skip
   except ValueError as error:
     if not _SWEEP.value:
@@ -109,8 +109,8 @@ def _topology_argument() -> str:
   return ""
 
 
-if _topology_argument().split(":")[0] in chips.CHIPS:
-  chips.use_compiler_only(_topology_argument())
+if _topology_argument().split(":")[0] in topology.KINDS:
+  topology.use_compiler_only(_topology_argument())
 
 from sora_jax import sharding  # noqa: E402
 from sora_jax.aot import report  # noqa: E402

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import demo, vae
+from configs import demo, t2v, vae
 from sora_jax import configlib
 from sora_jax.nn.skeleton import Skeleton
 
@@ -15,7 +15,8 @@ CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 
 
 def test_this_file_knows_every_config():
-  assert {path.stem for path in CONFIGS.glob("*.py")} - {"__init__"} == {"demo", "vae"}
+  found = {path.stem for path in CONFIGS.glob("*.py")} - {"__init__"}
+  assert found == {"demo", "t2v", "vae"}
 
 
 def check(get_config, arg: str) -> int:
@@ -46,9 +47,21 @@ def test_vae(arg, millions):
   assert count / 1e6 == pytest.approx(millions, rel=0.3 if millions < 1 else 1e-3)
 
 
-@pytest.mark.parametrize("module", [demo, vae])
+# Wan's count of 1.3b and 14b, which has no null caption; DiT's own sizes have no text.
+@pytest.mark.parametrize(
+  ("size", "billions"),
+  [("S", 0.031), ("B", 0.12), ("L", 0.41), ("XL", 0.60), ("1.3b", 1.42), ("5b", 5.0),
+   ("14b", 14.29), ("30b", 29.3)],
+)  # fmt: skip
+def test_t2v(size, billions):
+  for stage in t2v.STAGES:
+    count = check(t2v.get_config, f"{size}-{stage}")
+  assert count / 1e9 == pytest.approx(billions, rel=0.03)
+
+
+@pytest.mark.parametrize("module", [demo, t2v, vae])
 def test_wrong_arguments_are_named(module):
-  with pytest.raises(ValueError, match="takes one of"):
+  with pytest.raises(ValueError, match=r"takes (one of|SIZE)"):
     module.get_config("nonsense")
 
 

@@ -1,6 +1,6 @@
 """Programs for pods that are not there: compiled ahead of time, and read.
 
-  chips.py      kinds of TPUs and what they can do
+  topology.py   TPU topologies that are not there
   programs.py   a run's training or sampling step with abstract arguments
   flops.py      FLOPs, of the mathematics and of the program
   hlo.py        collectives by mesh axis, and bytes through HBM

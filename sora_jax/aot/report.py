@@ -11,23 +11,26 @@ from typing import Any
 
 import jax
 
-from sora_jax import sharding
-from sora_jax.aot import chips, flops, hlo, programs
+from sora_jax import chips, sharding
+from sora_jax.aot import flops, hlo, programs
 from sora_jax.training.config import TrainConfig
 
 _GIB = 2**30
+# Between slices, per device: a host's network, shared by its devices.
+_DCN_BANDWIDTH = 6.25e9
 
 
 def measure(
-  config: TrainConfig, *, verb: str, topology: str, mesh: jax.sharding.Mesh,
-  rows: int | None = None, clips: int = 16,
+  config: TrainConfig, *, verb: str, chip: chips.Chip, topology: str,
+  mesh: jax.sharding.Mesh, rows: int | None = None, clips: int = 16,
 ) -> dict[str, Any]:  # fmt: skip
   """Compiles the verb's step, and reads the program.
 
   Args:
     config: of a text-to-video run.
     verb: one of `programs.PROGRAMS`.
-    topology: names the kind of chip.
+    chip: what its devices can do.
+    topology: its name, to be told.
     mesh: over devices of that topology.
     rows: of the global batch; None for one on each device of the batch axes.
     clips: of ragged lengths that fill every row, for what depends on them.
@@ -68,7 +71,7 @@ def measure(
   }  # fmt: skip
   if compiled is None:
     return result | {"fits": False, "error": reason}
-  return result | _of_program(compiled, chips.chip_of(topology), mesh, counts, model)
+  return result | _of_program(compiled, chip, mesh, counts, model)
 
 
 def _rows(config: TrainConfig, clips: int, per_device: int) -> flops.Rows:
@@ -98,8 +101,8 @@ def _of_program(compiled, chip: chips.Chip, mesh, counts, model: float) -> dict[
     "hbm": moved.hbm_bytes / chip.hbm_bandwidth,
     # Half of the links' bandwidth goes out.
     "ici": sum(size for axes, size in sent if not over_slices(axes))
-    / (chip.ici_bandwidth / 2),
-    "dcn": sum(size for axes, size in sent if over_slices(axes)) / chips.DCN_BANDWIDTH,
+    / (chip.link_bandwidth / 2),
+    "dcn": sum(size for axes, size in sent if over_slices(axes)) / _DCN_BANDWIDTH,
   }
   slowest = max(seconds, key=seconds.get)
   return {

@@ -58,6 +58,18 @@ class DiTConfig:
   def make(self, rngs: nnx.Rngs) -> "DiT":
     return DiT(self, rngs=rngs)
 
+  def forward_flops(self, tokens: jax.Array, text_tokens: jax.Array) -> jax.Array:
+    """FLOPs of clips of so many tokens and text tokens ([...], zeros where none is).
+
+    Matrix products only, and none for padding: what MFU is reckoned with.
+    """
+    d, s, m = self.width, tokens.astype(jnp.float32), text_tokens.astype(jnp.float32)
+    block = 6 * d * d + 2 * d * self.mlp_dim
+    per_token = 2 * (self.depth * block + 2 * d * self.token_dim)
+    per_text_token = 2 * (self.depth * 2 * d * d + d * self.text_dim + d * d)
+    attention = 4 * d * self.depth * s * (s + m)
+    return jnp.sum(per_token * s + per_text_token * m + attention)
+
 
 class DiTBlock(nnx.Module):
   """One block; see the equations above."""

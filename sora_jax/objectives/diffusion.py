@@ -98,7 +98,17 @@ class VideoDiffusion:
     metrics = {
       "loss_weight": jnp.sum(weight_BL),
       "useful_tokens": jnp.sum(real_BL.astype(jnp.float32)),
+      "model_flops": 3 * self.model.backbone.forward_flops(
+        _per_clip(batch.segment_ids, num_segments),
+        _per_clip(batch.text_segment_ids, num_segments),
+      ),
       "packing_efficiency": jnp.mean(real_BL.astype(jnp.float32)),
       "clips": jnp.sum((batch.clip_ids >= 0).astype(jnp.float32)),
     }
     return loss, metrics
+
+
+def _per_clip(segments_BL: jax.Array, num_segments: int) -> jax.Array:
+  """How many tokens each segment has, int32 [B, S]."""
+  numbers = jnp.arange(1, num_segments + 1)
+  return jnp.sum(segments_BL[:, None] == numbers[:, None], -1)

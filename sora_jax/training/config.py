@@ -24,7 +24,9 @@ class TrainConfig:
   log_every: int = 10  # steps
   checkpoint_every: int = 500  # steps; the last step is always saved
   keep_checkpoints: int = 2
+  wandb_project: str = ""  # also log to Weights & Biases (pip install wandb)
 
 
 # Fields that may differ when a run is resumed.
-NEUTRAL = ("mesh", "log_every", "checkpoint_every", "keep_checkpoints", "codec")
+NEUTRAL = ("mesh", "log_every", "checkpoint_every", "keep_checkpoints", "codec",
+           "wandb_project")  # fmt: skip

@@ -53,11 +53,13 @@ def train(config: TrainConfig, workdir: str | pathlib.Path) -> state.TrainState:
       train_state, data_state = checkpoints.restore(train_state, first)
       batches.set_state(data_state)
     data_state = batches.get_state()
-    log = metrics.MetricLog(workdir, first_step=first)
+    log = metrics.MetricLog(
+      workdir, first_step=first, wandb_project=config.wandb_project
+    )
 
     # ---- Steps ----------------------------------------------------------------------
     stream = feed.Feed(batches)
-    window = metrics.Window()
+    window, profiler = metrics.Window(), metrics.Profiler(workdir)
     bar = metrics.progress(
       config.num_steps, initial=first, desc=workdir.name, unit="step"
     )
@@ -71,6 +73,9 @@ def train(config: TrainConfig, workdir: str | pathlib.Path) -> state.TrainState:
         train_state, values = train_step(train_state, batch)
         if pending is not None:
           _report(config, log, bar, window, *pending)
+          profiler.step()
+        if number % config.log_every == 0:
+          profiler.look(number)
         pending = number + 1, values, waited
         checkpoints.save(train_state, data_state, step=number + 1)
       if pending is not None:
@@ -78,6 +83,7 @@ def train(config: TrainConfig, workdir: str | pathlib.Path) -> state.TrainState:
       checkpoints.save_last(train_state, data_state, step=config.num_steps)
     finally:
       stream.close()
+      profiler.close()
       bar.close()
       log.close()
       checkpoints.close()
@@ -95,6 +101,8 @@ def _report(config, log, bar, window, number: int, values, waited: float) -> Non
   shown = {"loss": f"{summary['loss']:.4f}"}
   if "useful_tokens_per_s" in summary:
     shown["tokens/s"] = f"{summary['useful_tokens_per_s']:,.0f}"
+  if "mfu" in summary:
+    shown["MFU"] = f"{100 * summary['mfu']:.1f} %"
   if "psnr_db" in summary:
     shown["PSNR"] = f"{summary['psnr_db']:.1f} dB"
   bar.set_postfix(shown, refresh=False)

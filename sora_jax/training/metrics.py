@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar, metrics.jsonl and TensorBoard event files.
+"""What a run tells: a progress bar, metrics.jsonl, TensorBoard, Weights & Biases, traces.
 
 Used by: training/loop.py.
 """
@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Mapping
 
+import jax
 import tensorboardX
 import tqdm
 
-from sora_jax import distributed
+from sora_jax import chips, distributed
 
 
 def progress(total: int, *, initial: int = 0, desc: str, unit: str = "it") -> tqdm.tqdm:
@@ -36,7 +37,15 @@ def read(workdir: str | pathlib.Path) -> list[dict[str, float]]:
 class MetricLog:
   """Writes metrics of the primary process; the others write nothing."""
 
-  def __init__(self, workdir: str | pathlib.Path, *, first_step: int):
+  def __init__(
+    self, workdir: str | pathlib.Path, *, first_step: int, wandb_project: str = ""
+  ):
+    """Continues the log of a run behind `first_step`.
+
+    Raises:
+      ValueError: a project of Weights & Biases is named and wandb is not installed.
+    """
+    self._wandb = None
     self._path = pathlib.Path(workdir) / "metrics.jsonl"
     self._events = None
     if distributed.is_primary():
@@ -44,6 +53,8 @@ class MetricLog:
       kept = [row for row in read(workdir) if row["step"] <= first_step]
       self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
       self._events = tensorboardX.SummaryWriter(str(workdir), flush_secs=30)
+      if wandb_project:
+        self._wandb = _start_wandb(wandb_project, pathlib.Path(workdir))
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     if self._events is None:
@@ -53,16 +64,83 @@ class MetricLog:
       file.write(json.dumps(row) + "\n")
     for name, value in values.items():
       self._events.add_scalar(name, value, step)
+    if self._wandb is not None:
+      self._wandb.log(dict(values), step=step)
 
   def close(self) -> None:
     if self._events is not None:
       self._events.close()
+    if self._wandb is not None:
+      self._wandb.finish()
+
+
+def _start_wandb(project: str, workdir: pathlib.Path):
+  """The run of this workdir, continued where there is one."""
+  try:
+    import wandb
+  except ImportError as error:
+    raise ValueError(
+      "config.wandb_project is set, but wandb is not installed: pip install wandb, or "
+      "leave it empty"
+    ) from error
+  name = "-".join(workdir.absolute().parts[-2:])
+  config = json.loads((workdir / "config.json").read_text())
+  return wandb.init(
+    project=project, name=name, id=name, resume="allow", config=config, dir=str(workdir)
+  )
+
+
+class Profiler:
+  """Traces some steps when asked for: `touch WORKDIR/profile` while the run goes on.
+
+  The trace is for TensorBoard or Perfetto and lies in WORKDIR/profiles. The first
+  process traces; the request is looked for once per log line.
+  """
+
+  STEPS = 5
+
+  def __init__(self, workdir: str | pathlib.Path):
+    self._request = pathlib.Path(workdir) / "profile"
+    self._folder = pathlib.Path(workdir) / "profiles"
+    self._left = 0
+
+  def look(self, step: int) -> None:
+    """Starts a trace where one is asked for."""
+    if self._left or not distributed.is_primary() or not self._request.exists():
+      return
+    self._request.unlink()
+    jax.profiler.start_trace(str(self._folder / f"step_{step}"))
+    self._left = self.STEPS
+
+  def step(self) -> None:
+    """Counts a step that has ended; after the last one the trace is written."""
+    if self._left:
+      self._left -= 1
+      if not self._left:
+        jax.profiler.stop_trace()
+
+  def close(self) -> None:
+    """Ends a trace that is under way."""
+    if self._left:
+      self._left = 0
+      jax.profiler.stop_trace()
 
 
 class Window:
-  """Means and rates over the steps since the last log line."""
+  """Means and rates over the steps since the last log line.
+
+    mfu                 FLOPs of the mathematics per second, over the devices' peak
+    goodput             share of all time since the start that went into steps
+    data_wait_fraction  share of the window that was spent waiting for data
+    hbm_peak_gib        of this process's first device, as the device tells
+  """
 
   def __init__(self) -> None:
+    self._born = time.perf_counter()
+    self._productive = 0.0
+    self._first = True
+    chip = chips.of_kind(jax.devices()[0].device_kind)
+    self._peak_flops = chip and chip.flops * jax.device_count()
     self._open()
 
   def _open(self) -> None:
@@ -82,7 +160,19 @@ class Window:
     summary = {k: sum(r[k] for r in self._rows) / num for k in self._rows[0]}
     summary["step_seconds"] = seconds / num
     summary["data_wait_fraction"] = self._waited / seconds
+    # The first window holds the compilation.
+    self._productive += 0.0 if self._first else seconds - self._waited
+    self._first = False
+    summary["goodput"] = self._productive / (time.perf_counter() - self._born)
     if "useful_tokens" in summary:
       summary["useful_tokens_per_s"] = summary["useful_tokens"] * num / seconds
+    if "model_flops" in summary:
+      rate = summary.pop("model_flops") * num / seconds
+      summary["model_tflops_per_s"] = rate / 1e12
+      if self._peak_flops:
+        summary["mfu"] = rate / self._peak_flops
+    memory = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in memory:
+      summary["hbm_peak_gib"] = memory["peak_bytes_in_use"] / 2**30
     self._open()
     return summary

@@ -14,7 +14,7 @@ from sora_jax.nn.skeleton import Arrays, Skeleton
 from sora_jax.training.state import TrainState
 
 # Metrics that count; all others are means over rows.
-_SUMS = ("useful_tokens", "clips", "loss_weight")
+_SUMS = ("useful_tokens", "model_flops", "clips", "loss_weight")
 TrainStep = Callable[[TrainState, api.PyTree], tuple[TrainState, api.Metrics]]
 
 

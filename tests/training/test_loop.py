@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from sora_jax import configlib, sharding
+from sora_jax import chips, configlib, sharding
+from sora_jax.nn import attention
 from sora_jax.nn.skeleton import Skeleton
 from sora_jax.training import checkpoint, loop, metrics, optimizer, state
 
@@ -73,9 +74,18 @@ def test_eight_devices_equal_one(
   np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_tensor_parallel_equals_fsdp(helpers, latents_path, tmp_path, whole_run):
-  mesh = sharding.MeshConfig(data=2, fsdp=2, tensor=2)
-  loop.train(helpers.tiny_config(latents_path, mesh=mesh), tmp_path)
+MESHES = {
+  "ulysses": ({"slice": 2, "fsdp": 2, "context": 2}, {"kernel": "loops"}),
+  "ring": ({"fsdp": 2, "context": 2, "tensor": 2}, {"kernel": "loops", "context": "ring"}),
+}
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_any_mesh_gives_the_same_losses(name, helpers, latents_path, tmp_path, whole_run):
+  sizes, how = MESHES[name]
+  config = helpers.tiny_config(latents_path, mesh=sharding.MeshConfig(**sizes))
+  config.objective = helpers.tiny_objective(attention=attention.AttentionConfig(**how))
+  loop.train(config, tmp_path)
   losses = [[row["loss"] for row in metrics.read(w)] for w in (tmp_path, whole_run[1])]
   np.testing.assert_allclose(*losses, rtol=1e-4)
 
@@ -149,3 +159,30 @@ def test_meshes_that_do_not_fit_are_named(helpers, latents_path, tmp_path):
   config.data.rows = 6
   with pytest.raises(ValueError, match="must divide 6"):
     loop.train(config, tmp_path)
+
+
+def test_a_profile_is_taken_when_asked_for(helpers, latents_path, tmp_path, monkeypatch):
+  monkeypatch.setattr(metrics.Profiler, "STEPS", 1)
+  tmp_path.joinpath("run").mkdir()
+  (tmp_path / "run" / "profile").touch()
+  config = helpers.tiny_config(latents_path, num_steps=3, checkpoint_every=10)
+  loop.train(config, tmp_path / "run")
+  assert not (tmp_path / "run" / "profile").exists()
+  assert list((tmp_path / "run" / "profiles" / "step_0").rglob("*.xplane.pb"))
+
+
+def test_metrics_tell_mfu_goodput_and_waiting(monkeypatch):
+  known = chips.Chip(2e12, 1.0, 1.0, 1.0, ("known",))
+  monkeypatch.setattr(chips, "of_kind", lambda kind: known)
+  clock = iter([0.0, 0.0, 10.0, 10.0, 10.0, 14.0, 16.0, 16.0])
+  monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(clock))
+  window = metrics.Window()
+  window.add({"model_flops": 1.0, "useful_tokens": 1.0}, waited=1.0)
+  assert window.close()["goodput"] == 0.0, "the first window holds the compilation"
+  for _ in range(2):
+    window.add({"model_flops": 16e12, "useful_tokens": 100.0}, waited=0.5)
+  found = window.close()
+  # 32 TFLOP in 4 of the 16 seconds, on eight devices of 2 TFLOP/s.
+  assert found["mfu"] == pytest.approx(32 / 4 / (8 * 2))
+  assert found["useful_tokens_per_s"] == 50.0 and found["data_wait_fraction"] == 0.25
+  assert found["goodput"] == pytest.approx(3 / 16)
