@@ -57,6 +57,10 @@ def test_t2v(size, billions):
   for stage in t2v.STAGES:
     count = check(t2v.get_config, f"{size}-{stage}")
   assert count / 1e9 == pytest.approx(billions, rel=0.03)
+  backbone = t2v.get_config(size).objective.model.backbone
+  flops = backbone.forward_flops(jax.numpy.asarray([1000]), jax.numpy.asarray([0]))
+  # Two a parameter and token, less what text alone goes through.
+  assert 0.6 * 2000 * count < flops < 1.2 * 2000 * count
 
 
 @pytest.mark.parametrize("module", [demo, t2v, vae])

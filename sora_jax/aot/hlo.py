@@ -21,7 +21,7 @@ _BYTES = {
   "pred": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "bf16": 2, "f16": 2, "s16": 2,
   "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8,
 }  # fmt: skip
-_SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9]\w*)?)\[([0-9,]*)\]")
+_SHAPE = re.compile(r"\b([a-z]+[0-9]*(?:e[0-9]m[0-9]\w*)?)\[([0-9,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$")
 _COLLECTIVES = {
   "all-gather": "all-gather", "all-reduce": "all-reduce", "all-to-all": "all-to-all",
@@ -45,6 +45,12 @@ class Instruction:
   @property
   def bytes(self) -> int:
     return _size(self.shape)
+
+  @property
+  def hbm_bytes(self) -> int:
+    """Of what lies in HBM; S(1) and the like are memories on the chip."""
+    found = (s for s in _SHAPE.finditer(self.shape) if "S(" not in (s[3] or ""))
+    return sum(_size(s.group()) for s in found)
 
   @property
   def operands(self) -> list[str]:
@@ -119,12 +125,12 @@ def _add(found: Traffic, groups: "_Groups", kind: str, one: Instruction, times: 
 def _moved(one: Instruction, own: dict, fused: list[Instruction]) -> float:
   """Bytes that an instruction reads and writes."""
   if one.op in ("dynamic-slice", "slice"):
-    return 2 * one.bytes
+    return 2 * one.hbm_bytes
   if one.op == "dynamic-update-slice":
     update = own.get(one.operands[1]) if len(one.operands) > 1 else None
-    return 2 * (update.bytes if update else 0)
-  operands = [own[name].bytes if name in own else 0 for name in one.operands]
-  written = one.bytes
+    return 2 * (update.bytes if update and one.hbm_bytes else 0)
+  operands = [own[name].hbm_bytes if name in own else 0 for name in one.operands]
+  written = one.hbm_bytes
   if fused:
     parameters = {
       i.name: int(re.match(r"(\d+)", i.rest)[1]) for i in fused if i.op == "parameter"
@@ -132,12 +138,14 @@ def _moved(one: Instruction, own: dict, fused: list[Instruction]) -> float:
     byname = {i.name: i for i in fused}
     for name, number in parameters.items():
       users = [i for i in fused if name in i.operands]
-      if users and all(i.op == "dynamic-slice" for i in users) and number < len(operands):
+      if number >= len(operands) or not operands[number]:
+        continue  # in no HBM
+      if users and all(i.op == "dynamic-slice" for i in users):
         operands[number] = sum(i.bytes for i in users)
       for user in users:
         if user.op == "dynamic-update-slice" and user.operands[:1] == [name]:
           update = byname.get(user.operands[1])
-          if number < len(operands) and update:
+          if update:
             operands[number] = 0
             written += update.bytes - user.bytes
   return max(written, 0) + sum(operands)
@@ -225,7 +233,7 @@ def _trips(condition: list[Instruction]) -> int:
 
 def _size(shape: str) -> int:
   return sum(
-    _BYTES.get(kind, 4) * math.prod(_ints(dims)) for kind, dims in _SHAPE.findall(shape)
+    _BYTES.get(kind, 4) * math.prod(_ints(dims)) for kind, dims, _ in _SHAPE.findall(shape)
   )
 
 

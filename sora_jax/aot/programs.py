@@ -97,6 +97,8 @@ def sample(config: TrainConfig, rows: int, mesh: jax.sharding.Mesh) -> Program:
   params, other = skeleton.abstract
   params, other = placed(param_axes, params), placed(other_axes, other)
   batch = abstract_batch(config, rows, mesh)
+  canvas = batch.tokens
+  batch.tokens = jax.ShapeDtypeStruct(canvas.shape, jnp.float32, sharding=canvas.sharding)
   function = jax.jit(
     lambda params, other, batch: generator.denoise(
       skeleton, config.objective, samplers.Euler(num_steps=1), 5.0, params, other, batch

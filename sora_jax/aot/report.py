@@ -1,7 +1,9 @@
 """One config on one topology and mesh: what its program needs, as numbers and a table.
 
 The times are bounds, not predictions: each is what the chip's data sheet allows if
-nothing else stood in the way, and the step cannot be faster than the longest.
+nothing else stood in the way, and the step cannot be faster than the longest. Traffic
+through HBM is told beside them, and bounds nothing: the program's text does not say what
+stays on the chip.
 
 Used by: sora_jax/compile.py.
 """
@@ -98,7 +100,6 @@ def _of_program(compiled, chip: chips.Chip, mesh, counts, model: float) -> dict[
   sent = [(axes, size) for (_, axes), (_, size) in moved.collectives.items()]
   seconds = {
     "compute": counts.total() / mesh.size / chip.flops,
-    "hbm": moved.hbm_bytes / chip.hbm_bandwidth,
     # Half of the links' bandwidth goes out.
     "ici": sum(size for axes, size in sent if not over_slices(axes))
     / (chip.link_bandwidth / 2),
@@ -119,7 +120,8 @@ def _of_program(compiled, chip: chips.Chip, mesh, counts, model: float) -> dict[
       {"kind": kind, "axes": axes, "calls": round(calls), "bytes": round(size)}
       for (kind, axes), (calls, size) in sorted(moved.collectives.items())
     ],
-    "hbm_bytes": round(moved.hbm_bytes),
+    # No bound: what every instruction reads and writes, as if nothing stayed on the chip.
+    "hbm_s": round(moved.hbm_bytes / chip.hbm_bandwidth, 4),
     "bound_s": {name: round(value, 4) for name, value in seconds.items()},
     "bound_by": slowest,
     "mfu_bound": round(model / (mesh.size * chip.flops * seconds[slowest]), 3),
@@ -152,7 +154,8 @@ def table(result: dict[str, Any]) -> str:
     + f" (arguments {memory['arguments']:.1f}, temporaries {memory['temporaries']:.1f})",
     "at best         "
     + ", ".join(f"{name} {1e3 * value:,.0f} ms" for name, value in bound.items() if value)
-    + f": {result['bound_by']}-bound, MFU at most {100 * result['mfu_bound']:.0f} %",
+    + f": {result['bound_by']}-bound, MFU at most {100 * result['mfu_bound']:.0f} %; "
+    f"HBM {1e3 * result['hbm_s']:,.0f} ms if nothing stayed on the chip",
     "", f"{'collective':20} {'axes':16} {'calls':>7} {'MiB sent by a device':>22}",
   ]  # fmt: skip
   lines += [

@@ -63,7 +63,8 @@ class DiTConfig:
 
     Matrix products only, and none for padding: what MFU is reckoned with.
     """
-    d, s, m = self.width, tokens.astype(jnp.float32), text_tokens.astype(jnp.float32)
+    d = float(self.width)  # no int32 holds what comes out for large models
+    s, m = tokens.astype(jnp.float32), text_tokens.astype(jnp.float32)
     block = 6 * d * d + 2 * d * self.mlp_dim
     per_token = 2 * (self.depth * block + 2 * d * self.token_dim)
     per_text_token = 2 * (self.depth * 2 * d * d + d * self.text_dim + d * d)
