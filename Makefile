@@ -30,6 +30,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(PY) -m benchmarks.packed_vs_padded --out=benchmarks/results
+	$(PY) -m benchmarks.mixed_stream --out=benchmarks/results
 
 clean:
 	rm -rf $(VENV) $(PARITY) build *.egg-info

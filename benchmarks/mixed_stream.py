@@ -30,7 +30,7 @@ from absl import flags
 from sora_jax import api, cli, sharding
 from sora_jax.diffusion import process
 from sora_jax.models import dit, text_to_video
-from sora_jax.nn import packing
+from sora_jax.nn import attention, packing
 from sora_jax.nn.skeleton import Skeleton
 from sora_jax.objectives import diffusion, known_masks
 from sora_jax.text import stored, tokenizers
@@ -116,7 +116,7 @@ def make_step():
     model=text_to_video.TextToVideoConfig(
       backbone=dit.DiTConfig(
         patch=(1, 1, 1), latent_channels=DIM, width=256, depth=4, num_heads=4,
-        mlp_dim=1024, text_dim=TEXT_DIM,
+        mlp_dim=1024, text_dim=TEXT_DIM, attention=attention.AttentionConfig(block=128),
       ), text=text,
     ),
     times=process.LogitNormal(), shift=process.Shift(), masks=known_masks.KnownMasks(),

@@ -45,7 +45,7 @@ def ours(sizes: list[tuple], width: int, depth: int, dtype: str) -> Callable:
   config = dit.DiTConfig(
     latent_channels=CHANNELS, width=width, depth=depth, num_heads=width // 64,
     mlp_dim=4 * width, text_dim=TEXT_DIM,
-    attention=attention.AttentionConfig(block=128 if dtype == "float32" else 256),
+    attention=attention.AttentionConfig(block=256),
   )  # fmt: skip
   skeleton = Skeleton.of(config.make)
   params, other = jax.jit(skeleton.init)(jax.random.key(0))

@@ -69,9 +69,7 @@ def attention(
   kernel = config.kernel_for(k_BKNH.shape[1])
   if kernel == "reference":
     return reference(*operands)
-  # A CPU has no grid to keep busy: small blocks waste the least.
-  block = min(config.block, 128) if kernel == "loops" else config.block
-  how = {"kernel": kernel, "block": block}
+  how = {"kernel": kernel, "block": config.block}
   function = functools.partial(flash.attention, **how)
   q_axes = kv_axes = ("batch", "length", "act_heads", None)
   if cross or sharding.ways("length") == 1:

@@ -22,6 +22,9 @@ _LANES, _SUBLANES = 128, 8
 # even where all are masked; neither is infinite, so no difference is NaN.
 MASKED, LEAST = -2e30, -1e30
 
+# Of a schedule, 4 bytes each, in the 1 MiB of scalar memory, beside other things.
+_MOST_PAIRS = 200_000
+
 _NT = (((1,), (1,)), ((), ()))  # a b^T
 _NN = (((1,), (0,)), ((), ()))  # a b
 
@@ -77,8 +80,19 @@ def forward(
   schedule: live_blocks.Schedule, q: jax.Array, k: jax.Array, v: jax.Array,
   q_ids: jax.Array, kv_ids: jax.Array, *, block_q: int, block_kv: int, interpret: bool,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-  """(out [N, L, H], log of the sums [N, L]); unvisited blocks hold anything."""
+  """(out [N, L, H], log of the sums [N, L]); unvisited blocks hold anything.
+
+  Raises:
+    ValueError: the schedule does not fit the scalar memory.
+  """
   heads, length, dim = q.shape
+  if schedule.by_query.size > _MOST_PAIRS:
+    raise ValueError(
+      f"attention over {length} queries in blocks of {block_q} needs a schedule of "
+      f"{schedule.by_query.size} pairs, and a TPU's scalar memory holds {_MOST_PAIRS}: "
+      "raise attention.block, or spread rows over more devices of the context axis with "
+      "attention.context=ring"
+    )
   specs = _Specs(block_q, block_kv, dim)
   out, lse = pl.pallas_call(
     _forward_kernel,

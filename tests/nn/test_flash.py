@@ -154,6 +154,15 @@ def test_heads_that_do_not_divide_are_named():
     attention.attention(q, k, v, q_ids, kv_ids, config, cross=False)
 
 
+def test_a_schedule_that_is_too_long_is_named():
+  x = jax.ShapeDtypeStruct((1, 128 * 512, 1, 16), jnp.bfloat16)
+  ids = jax.ShapeDtypeStruct(x.shape[:2], jnp.int32)
+  with pytest.raises(ValueError, match=r"262144 pairs.*raise attention.block"):
+    jax.eval_shape(
+      lambda x, ids: flash.attention(x, x, x, ids, ids, kernel="tpu", block=128), x, ids
+    )
+
+
 @pytest.mark.parametrize(
   ("field", "value"), [("kernel", "fast"), ("context", "star"), ("block", 100)]
 )
