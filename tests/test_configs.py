@@ -54,13 +54,20 @@ def test_vae(arg, millions):
    ("14b", 14.29), ("30b", 29.3)],
 )  # fmt: skip
 def test_t2v(size, billions):
-  for stage in t2v.STAGES:
-    count = check(t2v.get_config, f"{size}-{stage}")
+  count = check(t2v.get_config, size)
   assert count / 1e9 == pytest.approx(billions, rel=0.03)
   backbone = t2v.get_config(size).objective.model.backbone
   flops = backbone.forward_flops(jax.numpy.asarray([1000]), jax.numpy.asarray([0]))
   # Two a parameter and token, less what text alone goes through.
   assert 0.6 * 2000 * count < flops < 1.2 * 2000 * count
+
+
+@pytest.mark.parametrize("stage", sorted(t2v.STAGES))
+def test_t2v_stages_hold_their_largest_clip(stage):
+  config = t2v.get_config(f"1.3b-{stage}")
+  tokens = {"image": 64 * 64, "480p": 21 * 30 * 52, "720p": 21 * 45 * 80}[stage]
+  assert tokens <= config.data.tokens_per_row < 2.01 * tokens
+  assert config.data.tokens_per_row % config.objective.model.backbone.attention.block == 0
 
 
 @pytest.mark.parametrize("module", [demo, t2v, vae])

@@ -9,7 +9,6 @@ import pytest
 from data_pipelines.builders import latents as latents_builder
 from sora_jax.nn.skeleton import Skeleton
 from sora_jax.text import stored, tokenizers
-from sora_jax.training import loop
 
 WIDTH = 16
 EMBEDDINGS = tokenizers.StoredEmbeddings(max_tokens=6)
@@ -35,7 +34,7 @@ def config(helpers, tmp_path_factory):
       }  # fmt: skip
 
   latents_builder.LatentsWithText(splits={"train": examples}, data_dir=folder).write()
-  config = helpers.tiny_config(str(folder / "latents_with_text" / "1.0.0"), num_steps=2)
+  config = helpers.tiny_config(str(folder / "latents_with_text" / "1.0.0"))
   config.data.tokenizer = EMBEDDINGS
   config.objective.model.text = stored.StoredTextConfig(tokenizer=EMBEDDINGS, width=WIDTH)
   return config
@@ -49,19 +48,38 @@ def test_they_are_packed_beside_their_clips(config):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_run_trains_on_them(config, tmp_path):
-  trained = loop.train(config, tmp_path / "run")
-  assert int(trained.step) == 2
-  assert all(np.isfinite(value).all() for value in trained.params.values())
-
-
-def test_a_dropped_caption_is_one_null_embedding(config, helpers):
-  objective = config.objective
-  skeleton = Skeleton.of(objective.make)
-  params, other = skeleton.init(jax.random.key(0))
+@pytest.fixture(scope="module")
+def model(config):
+  """(skeleton, params that are nowhere zero, other)."""
+  skeleton = Skeleton.of(config.objective.make)
+  params, other = jax.jit(skeleton.init)(jax.random.key(0))
   key = jax.random.key(1)
   params = {k: 0.1 * jax.random.normal(key, v.shape) for k, v in params.items()}
-  model = skeleton.merge(params, other)
+  return skeleton, params, other
+
+
+def test_the_null_embedding_is_learned(config, model):
+  skeleton, params, other = model
+  batch = next(config.data.open(range(8)))
+
+  @jax.jit
+  def gradient(params, dropped):
+    def loss(params):
+      own = batch.replace(text_dropped=dropped)
+      net = skeleton.merge(params, other)
+      return config.objective.velocity_loss(net, own, t, batch.tokens)[0]
+
+    return jax.grad(loss)(params)["text.null"]
+
+  t = np.full(batch.clip_ids.shape, 0.5, np.float32)
+  dropped = np.ones(batch.clip_ids.shape, bool)
+  assert np.abs(gradient(params, dropped)).max() > 0
+  assert not np.abs(gradient(params, ~dropped)).any()
+
+
+def test_a_dropped_caption_is_one_null_embedding(model, helpers):
+  skeleton, params, other = model
+  run = jax.jit(lambda *args: skeleton.merge(params, other)(*args))
 
   def velocity(captions, dropped):
     clips = [helpers.clip(i, (2, 3, 4), words=len(c)) for i, c in enumerate(captions)]
@@ -70,7 +88,7 @@ def test_a_dropped_caption_is_one_null_embedding(config, helpers):
     for s, caption in enumerate(captions):
       text[0, batch.text_segment_ids[0] == s + 1] = caption
     batch = batch.replace(text=text, text_dropped=batch.text_dropped | dropped)
-    return np.asarray(jax.jit(model)(batch.tokens, t, batch))
+    return np.asarray(run(batch.tokens, t, batch))
 
   one, other_caption = [embedding(0), embedding(1)], [embedding(0), embedding(4)]
   np.testing.assert_allclose(velocity(one, True), velocity(other_caption, True), atol=1e-5)
