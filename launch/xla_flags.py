@@ -9,21 +9,24 @@ Used by: worker.py, gke.py.
 
 # Collectives of FSDP and of context parallelism run beside the matmuls they serve.
 _OVERLAP = {
-  "xla_tpu_enable_async_collective_fusion": (
-    "true", "gathers of the next layer's weights run beside this layer's matmuls"),
-  "xla_tpu_enable_async_collective_fusion_fuse_all_gather": (
-    "true", "the same for all-gathers, which is what FSDP mostly does"),
-  "xla_tpu_enable_async_collective_fusion_multiple_steps": (
-    "true", "a collective may span several fusions, not only one"),
-  "xla_tpu_overlap_compute_collective_tc": (
-    "true", "matmuls and collectives share the tensor core's time"),
   "xla_enable_async_all_gather": ("true", "all-gathers start early and finish late"),
   "xla_enable_async_collective_permute": (
     "true", "the ring's passing of keys and values hides behind attention"),
 }  # fmt: skip
 
 FLAGS: dict[str, dict[str, tuple[str, str]]] = {
-  "v5e": {**_OVERLAP},
+  "v5e": {
+    **_OVERLAP,
+    # Newer compilers refuse these for other generations.
+    "xla_tpu_enable_async_collective_fusion": (
+      "true", "gathers of the next layer's weights run beside this layer's matmuls"),
+    "xla_tpu_enable_async_collective_fusion_fuse_all_gather": (
+      "true", "the same for all-gathers, which is what FSDP mostly does"),
+    "xla_tpu_enable_async_collective_fusion_multiple_steps": (
+      "true", "a collective may span several fusions, not only one"),
+    "xla_tpu_overlap_compute_collective_tc": (
+      "true", "matmuls and collectives share the tensor core's time"),
+  },
   "v5p": {
     **_OVERLAP,
     "xla_tpu_megacore_fusion_allow_ags": (
