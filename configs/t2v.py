@@ -1,6 +1,6 @@
 """Text-to-video models from S to 30b, on Wan latents and UMT5 captions.
 
-  python -m sora_jax.train --config=configs/t2v.py:1.3b-480p --workdir=gs://... \\
+  python -m sora_jax.train --config=configs/t2v.py:1.3b-480p --workdir=/gcs/run \\
       --config.data.path=LATENTS --config.codec=WAN_VAE_FOLDER --config.mesh.fsdp=64
   python -m sora_jax.compile --config=configs/t2v.py:14b-720p --topology=v5p:8x8x8 \\
       --mesh=fsdp=128,context=4

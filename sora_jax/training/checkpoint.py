@@ -26,8 +26,13 @@ def claim_workdir(workdir: pathlib.Path, config: Any) -> None:
   """Writes config.json, or checks it against the one that stands.
 
   Raises:
-    ValueError: the workdir belongs to a run with another config.
+    ValueError: the workdir belongs to a run with another config, or is a URL.
   """
+  if workdir.parts[:1] == ("gs:",):
+    raise ValueError(
+      "--workdir=gs://... is not a folder: mount the bucket, as the launchers do with "
+      "--bucket, and give /gcs/..."
+    )
   path = workdir / "config.json"
   if path.exists():
     theirs = configlib.from_json(path.read_text())

@@ -182,3 +182,8 @@ def test_metrics_tell_mfu_goodput_and_waiting(monkeypatch):
   assert found["mfu"] == pytest.approx(32 / 4 / (8 * 2))
   assert found["useful_tokens_per_s"] == 50.0 and found["data_wait_fraction"] == 0.25
   assert found["goodput"] == pytest.approx(3 / 16)
+
+
+def test_a_bucket_s_url_is_no_workdir(helpers, latents_path):
+  with pytest.raises(ValueError, match="mount the bucket"):
+    loop.train(helpers.tiny_config(latents_path), "gs://bucket/run")
