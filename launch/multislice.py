@@ -18,9 +18,7 @@ from launch import shell, tpu_vm
 
 def commands(options, command: shell.Command) -> list[shell.Command]:
   """What the action runs: once for the group, or once per slice."""
-  where = [f"--zone={options.zone}"] + (
-    [f"--project={options.project}"] if options.project else []
-  )
+  where = tpu_vm.place(options)
   queued = ["gcloud", "compute", "tpus", "queued-resources"]
   if options.action == "create":
     return [[

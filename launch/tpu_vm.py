@@ -16,9 +16,7 @@ from launch import shell, worker, xla_flags
 
 def commands(options, command: shell.Command) -> list[shell.Command]:
   """What the action runs."""
-  where = [f"--zone={options.zone}"] + (
-    [f"--project={options.project}"] if options.project else []
-  )
+  where = place(options)
   vm = ["gcloud", "compute", "tpus", "tpu-vm"]
 
   def everywhere(script: str) -> shell.Command:
@@ -50,6 +48,12 @@ def commands(options, command: shell.Command) -> list[shell.Command]:
   if options.action == "stop":
     return [everywhere(worker.stop(options.grace_seconds))]
   return [[*vm, "delete", options.name, *where, "--quiet"]]
+
+
+def place(options) -> list[str]:
+  """Where gcloud looks."""
+  project = [f"--project={options.project}"] if options.project else []
+  return [f"--zone={options.zone}", *project]
 
 
 def image(accelerator: str) -> str:

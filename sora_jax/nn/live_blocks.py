@@ -7,7 +7,7 @@ arXiv:2307.06304, 2.2). Segment numbers ascend along a row, so two blocks are ta
 alive where the ranges of their numbers meet; within a pair the mask is exact.
 
 Shapes: B rows, L queries, K keys; nq, nk blocks a row; P pairs.
-Used by: flash.py (which runs the pairs), evals of attention work.
+Used by: flash.py (which runs the pairs), aot/flops.py (which counts them).
 """
 
 import dataclasses

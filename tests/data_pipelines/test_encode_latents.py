@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import zlib
@@ -13,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from data_pipelines.jobs import encode_latents, render_shapes
 from data_pipelines.moving_shapes import MovingShapes
+from launch import local
 from sora_jax.generation import codec as codec_lib
 from tests.survival import kill_jobs
 
@@ -44,9 +44,7 @@ def start(inputs, out, **environment) -> subprocess.Popen:
 
 
 def test_two_processes_give_the_bytes_of_one(inputs, tmp_path):
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    port = free.getsockname()[1]
+  port = local.free_port()
   processes = [
     start(inputs, tmp_path / "out", JAX_COORDINATOR_ADDRESS=f"localhost:{port}",
           JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(i))

@@ -3,13 +3,13 @@
 import os
 import pathlib
 import shutil
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from launch import local
 from sora_jax.training import metrics
 
 SCRIPT = pathlib.Path(__file__).parent / "train_tiny.py"
@@ -19,20 +19,12 @@ DEVICES = 8
 
 def train(path: str, workdir: pathlib.Path, num_processes: int) -> None:
   """Runs the tiny training in that many processes on loopback."""
-  with socket.socket() as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
-  processes = []
+  port, processes = local.free_port(), []
   for i in range(num_processes):
-    environment = os.environ | {
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // num_processes}",
-      "PYTHONPATH": str(ROOT),
-    }
-    if num_processes > 1:
-      environment |= {
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": str(num_processes), "JAX_PROCESS_ID": str(i),
-      }  # fmt: skip
+    place = local.environment(i, num_processes, DEVICES // num_processes, port)
+    if num_processes == 1:
+      place = {k: v for k, v in place.items() if k in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    environment = os.environ | place | {"PYTHONPATH": str(ROOT)}
     processes.append(
       subprocess.Popen(
         [sys.executable, str(SCRIPT), path, str(workdir)], env=environment,
