@@ -45,7 +45,7 @@ class Shift:
 
   def __call__(self, t: Array, num_tokens: Array) -> jax.Array:
     """t', for clips of `num_tokens`; broadcasts."""
-    s = jnp.float32(self.shift)
+    s = jnp.full(jnp.shape(num_tokens), self.shift, jnp.float32)
     if self.base_tokens:
       relative = jnp.maximum(num_tokens, 1) / self.base_tokens
       s = jnp.clip(self.shift * jnp.sqrt(relative), self.low, self.high)
