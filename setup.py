@@ -22,6 +22,7 @@ setuptools.setup(
     "absl-py",
     "av>=14",
     "chex",
+    "flatbuffers",  # jax.export needs it, and does not ask for it
     "flax>=0.12.8",
     "grain>=0.2.18",
     "ImageHash",
@@ -30,6 +31,7 @@ setuptools.setup(
     "jax>=0.10.2",
     "matplotlib",
     "ml-collections>=1.1.0",
+    "ml_dtypes",
     "numpy>=2",
     "opencv-python-headless",
     "optax>=0.2.8",
@@ -40,6 +42,7 @@ setuptools.setup(
     "scenedetect-headless>=0.7",  # and OpenCV, neither of them asking for a display
     "scipy",
     "tensorboardX",
+    "tensorstore",
     "tensorflow-datasets>=4.9.10",
     "array-record",
     "tqdm",

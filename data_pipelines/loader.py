@@ -111,7 +111,7 @@ class Tokenize(grain.transforms.RandomMap):
   def _text(self, record: dict[str, Any], caption: str) -> np.ndarray:
     tokenizer = self._config.tokenizer
     if isinstance(tokenizer, tokenizers.StoredEmbeddings):
-      return np.asarray(record["text"])[: tokenizer.max_tokens]
+      return tokenizer.fit(record["text"])
     return tokenizer.encode(caption)
 
   def _keep(self, num: int, rng: np.random.Generator) -> np.ndarray:

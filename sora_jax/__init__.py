@@ -7,6 +7,7 @@
   distributed.py   several processes
   nn/              layers and attention on packed rows
   diffusion/       rectified flow, samplers, guidance
+  weights/         weights on disk, read and written piece by piece
   text/            tokenizers and the default text encoder
   vae/             the video compression network
   models/          the denoiser
@@ -14,11 +15,13 @@
   training/        THE loop, its state, step and checkpoints
   generation/      prompts -> canvas -> latents -> files
   evals/           the world of moving shapes, its checker, the report
+  export/          models in and out: safetensors, diffusers, StableHLO, warm starts
   aot/             programs for pods that are not there, compiled and read
   cli.py           how every command starts and fails
   train.py         verb: trains whatever a config describes
   sample.py        verb: videos from prompts
   evaluate.py      verb: marks sampled videos
+  convert.py       verb: a model from one format to another
   compile.py       verb: what a config needs of a pod
   demo.py          verb: the whole path in one command
 """

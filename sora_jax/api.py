@@ -41,6 +41,10 @@ class PackedTokens:
   fps: Array  # [B, S] float32: frames per second, 0 where there is no clip
   clip_ids: Array  # [B, S] int32: index in the dataset, -1 where there is no clip
   text_dropped: Array  # [B, S] bool: the caption is replaced by the null text
+  # Only for denoisers that are conditioned so (`DiTConfig.condition_channels, image_dim`):
+  condition: Array | None = None  # [B, L, C] float: further values of each token
+  image: Array | None = None  # [B, I, D] float: embeddings of a picture, packed
+  image_segment_ids: Array | None = None  # [B, I] int32
 
   def replace(self, **changes: Any) -> "PackedTokens":
     return dataclasses.replace(self, **changes)
@@ -68,6 +72,15 @@ class BatchSource(Protocol):
     """The stream of the given rows of the global batch (see DESIGN: data order)."""
 
 
+class WarmStart(Protocol):
+  """Where a new run's parameters come from, beside the dice."""
+
+  def apply(
+    self, objective: "Objective", params: dict[str, jax.Array]
+  ) -> tuple[dict[str, jax.Array], list[str]]:
+    """(the parameters to start from, what became of each), laid out as `params`."""
+
+
 class Objective(Protocol):
   """Something that can be trained: what is built, and what is minimized."""
 
@@ -88,5 +101,5 @@ class Denoiser(Protocol):
 
 __all__ = [
   "Array", "BatchIterator", "BatchSource", "Denoiser", "Metrics",
-  "Objective", "PackedTokens", "PyTree",
+  "Objective", "PackedTokens", "PyTree", "WarmStart",
 ]  # fmt: skip

@@ -35,7 +35,9 @@ def main() -> None:
   config = _CONFIG.value
   config.objective.model.backbone.attention.kernel = _KERNEL.value
   devices = topology.devices_of(_TOPOLOGY.value, _SLICES.value)
-  meshes = _meshes(len(devices)) if _SWEEP.value else [_parse_mesh(_MESH.value)]
+  meshes = _meshes(len(devices)) if _SWEEP.value else [
+    {"slice": _SLICES.value, **sharding.parse_mesh(_MESH.value)}
+  ]
   results = []
   for mesh in meshes:
     result = _measure(config, mesh, devices)
@@ -75,18 +77,6 @@ def _measure(config, sizes: dict[str, int], devices: list) -> dict | None:
   bound = f"MFU at most {100 * result.get('mfu_bound', 0):.0f} % ({result.get('bound_by')})"
   print(f"{sizes}: {fits}, {peak:.1f} GiB, {bound}", flush=True)
   return result
-
-
-def _parse_mesh(text: str) -> dict[str, int]:
-  sizes = {"slice": _SLICES.value}
-  for part in filter(None, text.split(",")):
-    axis, _, size = part.partition("=")
-    if axis not in sharding.MESH_AXES or not size.lstrip("-").isdigit():
-      raise ValueError(
-        f"--mesh={text}: {part!r} must be AXIS=SIZE with an axis of {sharding.MESH_AXES}"
-      )
-    sizes[axis] = int(size)
-  return sizes
 
 
 def _meshes(num_devices: int) -> list[dict[str, int]]:

@@ -42,6 +42,11 @@ def is_primary() -> bool:
   return jax.process_index() == 0
 
 
+def is_alone() -> bool:
+  """Whether this process is the whole run."""
+  return jax.process_count() == 1
+
+
 def local_rows(mesh: jax.sharding.Mesh, rows: int) -> range:
   """The rows of the global batch that this process feeds.
 
@@ -62,6 +67,21 @@ def to_global(mesh: jax.sharding.Mesh, local: Any) -> Any:
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(layout, np.asarray(x)), local
   )
+
+
+def from_everywhere(mesh: jax.sharding.Mesh, batch: Any) -> Any:
+  """Rows (numpy) that every process has whole -> global arrays, over the batch axes."""
+  layout = sharding.batch(mesh)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_callback(x.shape, layout, lambda index: x[index]), batch
+  )
+
+
+def to_everywhere(x: jax.Array) -> np.ndarray:
+  """A global array, whole on every process."""
+  if x.is_fully_addressable:
+    return np.asarray(x)
+  return multihost_utils.process_allgather(x, tiled=True)
 
 
 def gather_states(states: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import re
 import numpy as np
 from absl import flags
 
-from sora_jax import cli
+from sora_jax import cli, distributed, sharding
 from sora_jax.diffusion import samplers
 from sora_jax.generation import canvas, generator, video_files
 from sora_jax.training import metrics
@@ -30,9 +30,25 @@ _SIZE = flags.DEFINE_string("size", "32x32", "HEIGHTxWIDTH in pixels.")
 _FRAMES = flags.DEFINE_integer("frames", 9, "Frames; 1 makes an image.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the first prompt; each next one adds 1.")
 _FPS = flags.DEFINE_float("fps", 8.0, "Of the files that are written.", lower_bound=0.1)
-_SAMPLER = flags.DEFINE_enum("sampler", "euler", sorted(samplers.SAMPLERS), "Solver.")
+_SAMPLER = flags.DEFINE_enum(
+  "sampler", "euler", sorted(samplers.SAMPLERS),
+  "Solver: euler; unipc (Wan's) or dpm++, of higher order for the same cost; heun, at "
+  "twice the cost of a step; flow_match_euler, at the times of diffusers' scheduler.",
+)  # fmt: skip
 _STEPS = flags.DEFINE_integer("steps", 20, "Of the sampler.", lower_bound=1)
 _GUIDANCE = flags.DEFINE_float("guidance_scale", 3.0, "Classifier-free; 1 is none.")
+_NEGATIVE = flags.DEFINE_string(
+  "negative_prompt", None, "What guidance leads away from; the dropped caption if unset."
+)
+_LOW_NOISE = flags.DEFINE_string(
+  "low_noise_workdir", None, "The expert for the noise levels below the workdir's."
+)
+_LOW_NOISE_GUIDANCE = flags.DEFINE_float(
+  "low_noise_guidance_scale", None, "Of that expert, if it is another."
+)
+_MESH = flags.DEFINE_string(
+  "mesh", "", "AXIS=SIZE,... of the devices that share model and rows; one if empty."
+)
 _EMA = flags.DEFINE_bool("ema", True, "Use the moving average of the parameters.")
 _CODEC = flags.DEFINE_string("codec", None, "Workdir of the codec, if it has moved.")
 _TEXT_ENCODER = flags.DEFINE_string(
@@ -47,8 +63,10 @@ _LOSSLESS = flags.DEFINE_bool("lossless", False, "Also write every frame, frames
 def main() -> None:
   lines = _lines()
   requests = [_request(i, line) for i, line in enumerate(lines)]
+  distributed.initialize()
   model = generator.Generator(
-    _WORKDIR.value, codec=_CODEC.value, ema=_EMA.value, text_encoder=_TEXT_ENCODER.value
+    _WORKDIR.value, codec=_CODEC.value, ema=_EMA.value, text_encoder=_TEXT_ENCODER.value,
+    low_noise=_LOW_NOISE.value, mesh=_mesh(),
   )
   requests = [canvas.round_to_grid(request, model.grid) for request in requests]
   with metrics.progress(0, desc="sample", unit="row") as bar:
@@ -57,15 +75,30 @@ def main() -> None:
       bar.total = total
       bar.update(done)
 
-    videos = model.generate(
+    latents = model.generate_latents(
       requests, sampler=samplers.SAMPLERS[_SAMPLER.value](num_steps=_STEPS.value),
-      guidance_scale=_GUIDANCE.value, progress=progress,
+      guidance_scale=_guidance(), negative_prompt=_NEGATIVE.value, progress=progress,
     )  # fmt: skip
+  if not distributed.is_primary():
+    return
+  videos = model.codec.decode(latents)
   out = pathlib.Path(_OUT.value)
   out.mkdir(parents=True, exist_ok=True)
   groups = [{"group": line["group"]} if "group" in line else {} for line in lines]
   write(out, requests, groups, videos)
   print(f"{len(videos)} videos of checkpoint {model.step} in {out}")
+
+
+def _mesh() -> sharding.MeshConfig | None:
+  """That of --mesh; several processes share the model in any case."""
+  if not _MESH.value and distributed.is_alone():
+    return None
+  return sharding.MeshConfig(**sharding.parse_mesh(_MESH.value))
+
+
+def _guidance() -> tuple[float, float]:
+  low = _LOW_NOISE_GUIDANCE.value
+  return _GUIDANCE.value, _GUIDANCE.value if low is None else low
 
 
 def write(

@@ -78,6 +78,23 @@ class MeshConfig:
     )  # fmt: skip
 
 
+def parse_mesh(text: str) -> dict[str, int]:
+  """The sizes in "fsdp=4,context=2", the words of a command.
+
+  Raises:
+    ValueError: a part is not AXIS=SIZE.
+  """
+  sizes = {}
+  for part in filter(None, text.split(",")):
+    axis, _, size = part.partition("=")
+    if axis not in MESH_AXES or not size.lstrip("-").isdigit():
+      raise ValueError(
+        f"--mesh={text}: {part!r} must be AXIS=SIZE with an axis of {MESH_AXES}"
+      )
+    sizes[axis] = int(size)
+  return sizes
+
+
 def _grid(sizes: list[int], devices: list[jax.Device]) -> np.ndarray:
   """The devices laid out so that the last axes lie on the fastest links."""
   slices = {getattr(device, "slice_index", 0) for device in devices}

@@ -101,7 +101,8 @@ def sample(config: TrainConfig, rows: int, mesh: jax.sharding.Mesh) -> Program:
   batch.tokens = jax.ShapeDtypeStruct(canvas.shape, jnp.float32, sharding=canvas.sharding)
   function = jax.jit(
     lambda params, other, batch: generator.denoise(
-      skeleton, config.objective, samplers.Euler(num_steps=1), 5.0, params, other, batch
+      skeleton, config.objective, samplers.Euler(num_steps=1), (5.0, 5.0), params, other,
+      batch, batch.replace(text_dropped=jnp.ones_like(batch.text_dropped)), None,
     )
   )
   return Program(function, (params, other, batch), mesh, _count(params))

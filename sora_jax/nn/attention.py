@@ -7,8 +7,9 @@ zeros. Everything faster is equal to it, values and gradients.
   kernel      work                             where
   reference   L^2                              anywhere; the best where rows are short
   tpu         sum of s^2, for clips of s tokens  TPUs (flash.py)
+  gpu         the same                         GPUs, from Ampere on
   loops       the same                         CPUs, in plain XLA
-  auto        tpu on TPUs; elsewhere loops for long rows and reference for short ones
+  auto        tpu on TPUs, gpu on GPUs; on CPUs loops, and reference for short rows
 
 Rows are spread over the devices of the context axis in one of two ways: `ulysses` swaps
 length for heads around self-attention (all-to-all, arXiv:2309.14509), `ring` keeps the
@@ -54,8 +55,8 @@ class AttentionConfig:
     """The kernel for rows of this many keys, where this process runs."""
     if self.kernel != "auto":
       return self.kernel
-    if jax.default_backend() == "tpu":
-      return "tpu"
+    if (backend := jax.default_backend()) in ("tpu", "gpu"):
+      return backend
     return "reference" if num_keys <= _SHORT else "loops"
 
 
@@ -139,12 +140,45 @@ class Attention(nnx.Module):
       q_BLNH, k_BKNH, v_BKNH, segments_BL, context_segments_BK, self.config,
       cross=context_BKD is not x_BLD,
     )  # fmt: skip
-    # Before the heads are mixed: a swap of parts, and not a sum over devices.
-    return self.out(_in_parts(out_BLNH).reshape(x_BLD.shape))
+    return self._mix(out_BLNH)
 
   def _heads(self, x_BLD: jax.Array) -> jax.Array:
     x_BLNH = x_BLD.reshape(*x_BLD.shape[:-1], self.num_heads, -1)
     return _in_parts(x_BLNH)
+
+  def _mix(self, x_BLNH: jax.Array) -> jax.Array:
+    # Parts are swapped before the heads are mixed: it is no sum over devices then.
+    return self.out(_in_parts(x_BLNH).reshape(*x_BLNH.shape[:2], -1))
+
+
+class ImageAttention(Attention):
+  """Cross-attention to text and to image embeddings, summed: Wan 2.1's image-to-video."""
+
+  def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs, **kwargs):
+    super().__init__(dim, num_heads, rngs=rngs, **kwargs)
+    self.image_k = layers.Linear(dim, dim, axes=("embed", "heads"), rngs=rngs)
+    self.image_v = layers.Linear(dim, dim, axes=("embed", "heads"), rngs=rngs)
+    self.image_k_norm = layers.RMSNorm(dim, rngs=rngs)
+
+  def __call__(
+    self, x_BLD: jax.Array, text_BMD: jax.Array, segments_BL: jax.Array,
+    text_segments_BM: jax.Array, rotary: None, image_BID: jax.Array,
+    image_segments_BI: jax.Array,
+  ) -> jax.Array:  # fmt: skip
+    """Queries from x; text and image embeddings have weights of their own."""
+    assert rotary is None, "text has no place in the video"
+    q_BLNH = self._heads(self.q_norm(self.q(x_BLD)))
+
+    def attend(keys: jax.Array, values: jax.Array, segments: jax.Array) -> jax.Array:
+      return attention(
+        q_BLNH, self._heads(keys), self._heads(values), segments_BL, segments,
+        self.config, cross=True,
+      )  # fmt: skip
+
+    of_text = self.k_norm(self.k(text_BMD)), self.v(text_BMD), text_segments_BM
+    image_keys = self.image_k_norm(self.image_k(image_BID))
+    of_image = image_keys, self.image_v(image_BID), image_segments_BI
+    return self._mix(attend(*of_text) + attend(*of_image))
 
 
 def _in_parts(x_BLNH: jax.Array) -> jax.Array:

@@ -32,9 +32,15 @@ class VideoDiffusion:
   shift: process.Shift
   masks: known_masks.KnownMasks
   text_dropout: float = 0.1
+  # An expert's share of the noise levels (eDiff-I, arXiv:2211.01324; Wan 2.2 has two).
+  noise_range: tuple[float, float] = (0.0, 1.0)
   compute_dtype: str = "float32"  # "bfloat16" on TPUs and GPUs
 
   def make(self, rngs: nnx.Rngs) -> nnx.Module:
+    """Raises ValueError where the noise levels are no part of [0, 1]."""
+    low, high = self.noise_range
+    if not 0.0 <= low < high <= 1.0:
+      raise ValueError(f"noise_range={self.noise_range} must lie within (0, 1), ascending")
     return self.model.make(rngs)
 
   def loss(
@@ -67,6 +73,8 @@ class VideoDiffusion:
     num_segments = batch.sizes.shape[1]
     t_BS = jax.vmap(lambda k: self.times.sample(k, (num_segments,)))(time_key)
     t_BS = self.shift(t_BS, jnp.prod(batch.sizes, -1))
+    low, high = self.noise_range
+    t_BS = low + (high - low) * t_BS
     eps_BLP = jax.vmap(lambda k: jax.random.normal(k, batch.tokens.shape[1:]))(noise_key)
     dropped_BS = jax.vmap(
       lambda k: jax.random.bernoulli(k, self.text_dropout, (num_segments,))

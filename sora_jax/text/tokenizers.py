@@ -55,9 +55,25 @@ class ByteTokenizer:
 
 @config
 class StoredEmbeddings:
-  """Stands where a tokenizer would: the dataset holds captions as embeddings."""
+  """Stands where a tokenizer would: the dataset holds captions as embeddings.
+
+  Wan was trained on captions that are followed by zeros up to 512 tokens, to which its
+  cross-attention pays attention: its weights need `padded=512` to be what they were.
+  """
 
   max_tokens: int = 512  # longer captions are cut
+  padded: int = 0  # shorter ones are followed by zero embeddings, up to this many
+
+  def __post_init__(self) -> None:
+    if self.padded > self.max_tokens:
+      raise ValueError(
+        f"tokenizer.padded={self.padded} must be at most max_tokens={self.max_tokens}"
+      )
+
+  def fit(self, embeddings: np.ndarray) -> np.ndarray:
+    """[m, D] -> [at least `padded`, at most `max_tokens`, D]."""
+    cut = np.asarray(embeddings)[: self.max_tokens]
+    return np.pad(cut, ((0, max(0, self.padded - len(cut))), (0, 0)))
 
 
 Tokenizer = WordTokenizer | ByteTokenizer | StoredEmbeddings

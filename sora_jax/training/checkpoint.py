@@ -113,6 +113,19 @@ class Checkpointer:
     self._manager.close()
 
 
+def newest_step(workdir: str | pathlib.Path) -> int:
+  """The newest complete step of a run.
+
+  Raises:
+    ValueError: the workdir has no complete checkpoint.
+  """
+  directory = pathlib.Path(workdir).absolute() / "checkpoints"
+  steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
+  if not steps:
+    raise ValueError(f"{workdir} has no checkpoint; train it first, or mend --workdir")
+  return max(steps)
+
+
 def restore_model(workdir: pathlib.Path, abstract: tuple, *, ema: bool) -> tuple:
   """(params, other, step) of the newest checkpoint, for sampling and evaluation.
 
@@ -125,12 +138,8 @@ def restore_model(workdir: pathlib.Path, abstract: tuple, *, ema: bool) -> tuple
     ValueError: the workdir has no complete checkpoint.
   """
   directory = pathlib.Path(workdir).absolute() / "checkpoints"
-  step = None
-  if directory.is_dir():
-    manager = ocp.CheckpointManager(directory)
-    step = manager.latest_step()
-  if step is None:
-    raise ValueError(f"{workdir} has no checkpoint; train it first, or mend --workdir")
+  step = newest_step(workdir)
+  manager = ocp.CheckpointManager(directory)
   params, other = abstract
   kept = (directory / str(step) / "ema").exists()
   name = "ema" if ema and kept else "params"

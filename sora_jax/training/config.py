@@ -20,6 +20,7 @@ class TrainConfig:
   seed: int = 0
   ema_decay: float | None = 0.999  # of the moving average; None keeps none
   accumulate: int = 1  # parts that a step's rows are taken in, one after another
+  warm_start: api.WarmStart | None = None  # of a new run's parameters
   codec: str = ""  # workdir of the autoencoder that made the latents
   log_every: int = 10  # steps
   checkpoint_every: int = 500  # steps; the last step is always saved

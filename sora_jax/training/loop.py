@@ -52,6 +52,8 @@ def train(config: TrainConfig, workdir: str | pathlib.Path) -> state.TrainState:
     if first:
       train_state, data_state = checkpoints.restore(train_state, first)
       batches.set_state(data_state)
+    elif config.warm_start is not None:
+      train_state = state.warm_started(train_state, config, workdir)
     data_state = batches.get_state()
     log = metrics.MetricLog(
       workdir, first_step=first, wandb_project=config.wandb_project

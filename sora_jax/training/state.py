@@ -3,8 +3,10 @@
 Used by: training/step.py, training/loop.py, training/checkpoint.py.
 """
 
+import collections
 import dataclasses
 import functools
+import pathlib
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sora_jax import sharding
+from sora_jax import distributed, sharding
 from sora_jax.nn.skeleton import Arrays, Skeleton
 
 
@@ -64,6 +66,21 @@ def shardings(skeleton: Skeleton, abstract: TrainState, mesh: Mesh) -> TrainStat
     other=sharding.tree_shardings(mesh, other_axes, abstract.other),
     opt_state=jax.tree_util.tree_map_with_path(moment, abstract.opt_state),
   )
+
+
+def warm_started(state: TrainState, config: Any, workdir: pathlib.Path) -> TrainState:
+  """The new state with the parameters of `config.warm_start`.
+
+  What became of every parameter is told in WORKDIR/warm_start.txt, and in short here.
+  """
+  params, lines = config.warm_start.apply(config.objective, state.params)
+  if distributed.is_primary():
+    (workdir / "warm_start.txt").write_text("\n".join(lines) + "\n")
+    counts = collections.Counter(line.split()[0] for line in lines)
+    told = ", ".join(f"{number} {word}" for word, number in sorted(counts.items()))
+    print(f"warm start: {told} (see {workdir / 'warm_start.txt'})")
+  ema = jax.tree.map(jnp.array, params) if state.ema else {}
+  return dataclasses.replace(state, params=params, ema=ema)
 
 
 def init_sharded(
