@@ -10,10 +10,11 @@ TESTED := $(VENV)/.ready-for-tests
 comma := ,
 COMPILER := $(if $(findstring Linux x86_64,$(shell uname -sm)),$(comma)tpu)
 PARITY := $(VENV)-parity
+GPU := $(VENV)-gpu
 # One worker per core, at most four; each holds a model or two.
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 
-.PHONY: demo test test-parity lint bench clean
+.PHONY: demo test test-parity lint bench bench-gpu clean
 
 demo: $(READY)
 	$(PY) -m sora_jax.demo --workdir=runs/demo
@@ -31,9 +32,16 @@ lint: $(READY)
 bench: $(READY)
 	$(PY) -m benchmarks.packed_vs_padded --out=benchmarks/results
 	$(PY) -m benchmarks.mixed_stream --out=benchmarks/results
+	$(PY) -m benchmarks.attention --out=benchmarks/results
+	$(PY) -m benchmarks.pipeline --out=benchmarks/results
+	$(PY) -m benchmarks.devices --out=benchmarks/results
+
+# On a machine with one large GPU: the attention kernel, the step and the autoencoder.
+bench-gpu: $(GPU)/.ready
+	$(GPU)/bin/python -m benchmarks.gpu --out=benchmarks/results/gpu.json
 
 clean:
-	rm -rf $(VENV) $(PARITY) build *.egg-info
+	rm -rf $(VENV) $(PARITY) $(GPU) build *.egg-info
 
 $(READY): setup.py constraints.txt
 	$(call install,$(VENV),dev)
@@ -44,6 +52,9 @@ $(TESTED): $(READY)
 
 $(PARITY)/.ready: setup.py constraints.txt
 	$(call install,$(PARITY),parity)
+
+$(GPU)/.ready: setup.py constraints.txt
+	$(call install,$(GPU),parity$(comma)cuda)
 
 # install(environment, extra): versions as tested together.
 define install

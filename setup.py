@@ -49,7 +49,7 @@ setuptools.setup(
   ],
   extras_require={
     "tpu": ["jax[tpu]"],
-    "cuda": ["jax[cuda12]"],
+    "cuda": ["jax[cuda13]"],  # as torch is built: one process holds one cuDNN
     "dev": ["pytest", "pytest-xdist", "ruff"],
     # To embed captions with published encoders. A CPU build of torch is enough.
     "text": ["torch", "transformers"],

@@ -8,10 +8,7 @@ codecs.json and codecs.png (clips above their reconstructions). What stands in t
 workdir is reused.
 """
 
-import json
-import os
 import pathlib
-import platform
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,6 +17,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from benchmarks import measuring
 from configs import vae
 from data_pipelines import moving_shapes, rows
 from data_pipelines.jobs import render_shapes
@@ -113,24 +111,23 @@ def run(workdir: pathlib.Path, num_clips: int) -> tuple[dict, dict[str, list]]:
 
 
 def main() -> None:
-  out = pathlib.Path(_OUT.value)
-  out.mkdir(parents=True, exist_ok=True)
   table, pictures = run(pathlib.Path(_WORKDIR.value), _NUM_CLIPS.value)
   result = {
-    "hardware": f"{os.cpu_count()} x {platform.machine()} CPU cores",
+    "hardware": measuring.hardware(),
     "jax": jax.__version__,
     "data": f"moving shapes, {_NUM_CLIPS.value} clips, measured on 240 held-out ones",
     "compression": "4x8x8",
     "codecs": table,
   }
-  (out / "codecs.json").write_text(json.dumps(result, indent=1))
+  path = measuring.write("codecs", _OUT.value, result)
   videos = [video for i in range(_SHOWN) for video in (p[i] for p in pictures.values())]
   labels = [
     f"{name}, {reconstruction.psnr_db(pictures['truth'][i], p[i]):.1f} dB"
     if name != "truth" else "truth"
     for i in range(_SHOWN) for name, p in pictures.items()
   ]  # fmt: skip
-  video_files.write_png(out / "codecs.png", video_files.contact_sheet(videos, labels))
+  sheet = video_files.contact_sheet(videos, labels)
+  video_files.write_png(path.with_suffix(".png"), sheet)
   for name, row in table.items():
     print(f"{name:5}", "  ".join(f"{key} {value}" for key, value in row.items()))
 

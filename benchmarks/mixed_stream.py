@@ -16,17 +16,13 @@ in turn over several rounds; attention skips what is padding in all three.
 
 import collections
 import json
-import os
-import pathlib
-import platform
 import statistics
-import time
 
 import jax
-import matplotlib
 import numpy as np
 from absl import flags
 
+from benchmarks import measuring
 from sora_jax import api, cli, sharding
 from sora_jax.diffusion import process
 from sora_jax.models import dit, text_to_video
@@ -36,13 +32,9 @@ from sora_jax.objectives import diffusion, known_masks
 from sora_jax.text import stored, tokenizers
 from sora_jax.training import metrics, optimizer, state, step
 
-matplotlib.use("Agg")
-from matplotlib import pyplot
-
 POSITIONS, LONGEST = 4096, 1024
 BUCKETS = 15
 TEXT, TEXT_DIM, DIM = 12, 64, 16  # text tokens a clip, their width, values a token
-COLORS = ("#2a78d6", "#e07b39", "#9aa3ad")
 
 
 def lengths(count: int) -> np.ndarray:
@@ -109,18 +101,24 @@ def schemes(stream: np.ndarray) -> dict[str, list[tuple[int, api.PackedTokens]]]
   return found
 
 
-def make_step():
-  """(step, fresh state) of a small denoiser."""
+def denoiser(width: int = 256, depth: int = 4) -> diffusion.VideoDiffusion:
+  """A small one, on tokens and captions such as `lay_out` makes."""
   text = stored.StoredTextConfig(tokenizer=tokenizers.StoredEmbeddings(), width=TEXT_DIM)
-  objective = diffusion.VideoDiffusion(
+  return diffusion.VideoDiffusion(
     model=text_to_video.TextToVideoConfig(
       backbone=dit.DiTConfig(
-        patch=(1, 1, 1), latent_channels=DIM, width=256, depth=4, num_heads=4,
-        mlp_dim=1024, text_dim=TEXT_DIM, attention=attention.AttentionConfig(block=128),
+        patch=(1, 1, 1), latent_channels=DIM, width=width, depth=depth, num_heads=4,
+        mlp_dim=4 * width, text_dim=TEXT_DIM,
+        attention=attention.AttentionConfig(block=128),
       ), text=text,
     ),
     times=process.LogitNormal(), shift=process.Shift(), masks=known_masks.KnownMasks(),
   )  # fmt: skip
+
+
+def make_step():
+  """(step, fresh state) of a small denoiser."""
+  objective = denoiser()
   skeleton = Skeleton.of(objective.make)
   rule = optimizer.AdamW(lr=optimizer.Cosine(peak=1e-4)).make(1000)
   mesh = sharding.MeshConfig().make()
@@ -138,13 +136,12 @@ def main() -> None:
   with metrics.progress((1 + _ROUNDS.value) * len(shapes), desc="steps") as bar:
     for number in range(1 + _ROUNDS.value):
       for name, i in shapes:
-        started = time.perf_counter()
-        jax.block_until_ready(run(train_state, plans[name][i][1]))
+        taken = measuring.seconds(run, train_state, plans[name][i][1])
         if number:  # the first one compiles
-          times[name, i].append(time.perf_counter() - started)
+          times[name, i].append(taken)
         bar.update()
   result = {
-    "hardware": f"{os.cpu_count()} x {platform.machine()} CPU cores",
+    "hardware": measuring.hardware(),
     "jax": jax.__version__, "clips": len(stream), "positions_per_step": POSITIONS,
     "schemes": {},
   }  # fmt: skip
@@ -159,26 +156,21 @@ def main() -> None:
   for name in ("bucketed", "padded"):
     other = result["schemes"][name]["useful_tokens_per_s"]
     result[f"packed_over_{name}"] = round(mine / other, 2)
-  out = pathlib.Path(_OUT.value)
-  out.mkdir(parents=True, exist_ok=True)
-  (out / "mixed_stream.json").write_text(json.dumps(result, indent=1))
-  draw(result, out / "mixed_stream.png")
+  measuring.write("mixed_stream", _OUT.value, result)
+  draw(result, _OUT.value)
   print(json.dumps(result, indent=1))
 
 
-def draw(result: dict, path: pathlib.Path) -> None:
+def draw(result: dict, folder: str) -> None:
   """Bars of useful tokens per second, with the fill of the rows under each."""
-  figure, axes = pyplot.subplots(figsize=(5.2, 3.2), layout="constrained")
   found = result["schemes"]
   values = [one["useful_tokens_per_s"] for one in found.values()]
   labels = [f"{name}\n{100 * one['fill']:.0f} % full" for name, one in found.items()]
-  bars = axes.bar(labels, values, color=COLORS, width=0.6)
-  axes.bar_label(bars, fmt="{:,.0f}", padding=3)
-  axes.set_ylabel("useful tokens per second")
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.set_ylim(0, 1.15 * max(values))
-  figure.savefig(path, dpi=150)
-  pyplot.close(figure)
+  with measuring.plot("mixed_stream", folder, (5.2, 3.2)) as (axes,):
+    bars = axes.bar(labels, values, color=measuring.COLORS, width=0.6)
+    axes.bar_label(bars, fmt="{:,.0f}", padding=3)
+    axes.set_ylabel("useful tokens per second")
+    axes.set_ylim(0, 1.15 * max(values))
 
 
 if __name__ == "__main__":

@@ -9,17 +9,15 @@ that the fill alone promises, and the time that each part of the step takes.
 """
 
 import json
-import os
-import pathlib
 import platform
 import statistics
-import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from benchmarks import measuring
 from configs import demo
 from data_pipelines import moving_shapes
 from sora_jax import api, cli
@@ -79,13 +77,8 @@ def mean_useful_tokens(stream: list[Clip], **layout: int) -> float:
 
 def seconds_of(function, *args) -> float:
   """Median over runs, after one that compiles."""
-  jax.block_until_ready(function(*args))
-  times = []
-  for _ in range(7):
-    start = time.perf_counter()
-    jax.block_until_ready(function(*args))
-    times.append(time.perf_counter() - start)
-  return statistics.median(times)
+  measuring.seconds(function, *args)
+  return statistics.median(measuring.seconds(function, *args) for _ in range(7))
 
 
 def attention_seconds(batch: api.PackedTokens, backbone) -> float:
@@ -147,12 +140,10 @@ def measure(rounds: int) -> dict:
   with jax.set_mesh(mesh):
     train_state, _ = state.init_sharded(skeleton, optimizer, 0, mesh)
     for batch in batches.values():
-      jax.block_until_ready(train_step(train_state, batch))
+      measuring.seconds(train_step, train_state, batch)
     for _ in range(rounds):
       for name, batch in batches.items():
-        start = time.perf_counter()
-        jax.block_until_ready(train_step(train_state, batch))
-        seconds[name].append(time.perf_counter() - start)
+        seconds[name].append(measuring.seconds(train_step, train_state, batch))
     update = jax.jit(lambda s: optimizer.update(s.params, s.opt_state, s.params))
     update_seconds = seconds_of(update, train_state)
 
@@ -181,14 +172,11 @@ def measure(rounds: int) -> dict:
 
 def main() -> None:
   result = {
-    "hardware": f"{platform.machine()}, {os.cpu_count()} cores, "
-    f"{jax.devices()[0].device_kind}",
+    "hardware": measuring.hardware(),
     "versions": {"jax": jax.__version__, "python": platform.python_version()},
     **measure(_ROUNDS.value),
   }
-  out = pathlib.Path(_OUT.value)
-  out.mkdir(parents=True, exist_ok=True)
-  (out / "packed_vs_padded.json").write_text(json.dumps(result, indent=1) + "\n")
+  measuring.write("packed_vs_padded", _OUT.value, result)
   print(json.dumps(result, indent=1))
 
 

@@ -17,6 +17,7 @@ import tempfile
 
 from absl import flags
 
+from benchmarks import measuring
 from sora_jax import cli
 from sora_jax.training import metrics
 
@@ -88,7 +89,6 @@ def markdown(results: dict[str, dict]) -> str:
 
 def main() -> None:
   path = pathlib.Path(_OUT.value) / "pods.json"
-  path.parent.mkdir(parents=True, exist_ok=True)
   results = json.loads(path.read_text()) if path.exists() and not _REDO.value else {}
   chosen = {name: row for name, row in ROWS.items() if _ONLY.value in name}
   with metrics.progress(len(chosen), desc="compile", unit="row") as bar:
@@ -96,7 +96,7 @@ def main() -> None:
       if name not in results or "error" in results[name]:
         results[name] = compile_row(*row)
         ordered = {n: results[n] for n in ROWS if n in results}
-        path.write_text(json.dumps(ordered, indent=1))
+        measuring.write("pods", _OUT.value, ordered)
       bar.update()
   print(markdown({n: results[n] for n in ROWS if n in results}))
 

@@ -9,28 +9,22 @@ sizes go through diffusers one after another, as it has no packing. On a GPU bot
 bfloat16, torch compiled; the ratio is diffusers' time over ours.
 """
 
-import json
-import os
-import pathlib
-import platform
-import statistics
-import time
+import functools
 from collections.abc import Callable
 
-import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import torch
 from absl import flags
 
+from benchmarks import measuring
 from sora_jax import cli
 from sora_jax.models import dit
 from sora_jax.nn import attention, packing
 from sora_jax.nn.skeleton import Skeleton
 
-CHANNELS, TEXT_DIM, TEXT_TOKENS = 16, 256, 32
+TEXT_DIM, TEXT_TOKENS = 256, 32
 # Latents (t, h, w) of each clip; patches are 1x2x2.
 STREAMS = {
   "one clip of 1,024 tokens": [(4, 32, 32)],
@@ -40,27 +34,26 @@ STREAMS = {
 }  # fmt: skip
 
 
-def ours(sizes: list[tuple], width: int, depth: int, dtype: str) -> Callable:
+def tokens_of(size: tuple[int, int, int]) -> int:
+  """Of a clip of so many latents along t, h, w."""
+  return size[0] * (size[1] // 2) * (size[2] // 2)
+
+
+def ours(sizes: list[tuple], config: dit.DiTConfig, dtype: str) -> Callable:
   """One training step on the clips, packed into one row."""
-  config = dit.DiTConfig(
-    latent_channels=CHANNELS, width=width, depth=depth, num_heads=width // 64,
-    mlp_dim=4 * width, text_dim=TEXT_DIM,
-    attention=attention.AttentionConfig(block=256),
-  )  # fmt: skip
   skeleton = Skeleton.of(config.make)
   params, other = jax.jit(skeleton.init)(jax.random.key(0))
   optimizer = optax.adamw(1e-4)
   rng = np.random.default_rng(0)
-  grids = [(t, h // 2, w // 2) for t, h, w in sizes]
-  lengths = [int(np.prod(grid)) for grid in grids]
   batch = packing.empty(
-    1, tokens=sum(lengths), token_dim=config.token_dim, text=TEXT_TOKENS * len(sizes),
-    segments=len(sizes), text_dim=TEXT_DIM,
+    1, tokens=sum(map(tokens_of, sizes)), token_dim=config.token_dim,
+    text=TEXT_TOKENS * len(sizes), segments=len(sizes), text_dim=config.text_dim,
   )  # fmt: skip
-  for i, grid in enumerate(grids):
+  for i, (t, h, w) in enumerate(sizes):
     packing.append(
-      batch, 0, size=grid, tokens=rng.normal(size=(lengths[i], config.token_dim)),
-      text=rng.normal(size=(TEXT_TOKENS, TEXT_DIM)), clip_id=i,
+      batch, 0, size=(t, h // 2, w // 2), clip_id=i,
+      tokens=rng.normal(size=(tokens_of((t, h, w)), config.token_dim)),
+      text=rng.normal(size=(TEXT_TOKENS, config.text_dim)),
     )  # fmt: skip
   batch = jax.device_put(batch)
   t_BS = jnp.full((1, len(sizes)), 0.5)
@@ -71,7 +64,7 @@ def ours(sizes: list[tuple], width: int, depth: int, dtype: str) -> Callable:
     velocity = model(batch.tokens.astype(dtype), t_BS, batch.text, batch)
     return jnp.mean(jnp.square(velocity))
 
-  @jax.jit
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
   def step(params, state):
     gradients = jax.grad(loss)(params)
     updates, state = optimizer.update(gradients, state, params)
@@ -86,20 +79,27 @@ def ours(sizes: list[tuple], width: int, depth: int, dtype: str) -> Callable:
   return call
 
 
-def theirs(sizes: list[tuple], width: int, depth: int, device: str) -> Callable:
+def theirs(
+  sizes: list[tuple], config: dit.DiTConfig, device: str, *, compiled: bool
+) -> Callable:
   """The same with diffusers: a batch where sizes agree, else one clip at a time."""
+  import diffusers  # here, so that `ours` can be measured where torch is not
+  import torch
+
   torch.manual_seed(0)
+  channels = config.latent_channels
   model = diffusers.WanTransformer3DModel(
-    patch_size=(1, 2, 2), num_attention_heads=width // 64, attention_head_dim=64,
-    in_channels=CHANNELS, out_channels=CHANNELS, text_dim=TEXT_DIM, freq_dim=256,
-    ffn_dim=4 * width, num_layers=depth, rope_max_seq_len=64,
+    patch_size=config.patch, num_attention_heads=config.num_heads,
+    attention_head_dim=config.width // config.num_heads, in_channels=channels,
+    out_channels=channels, text_dim=config.text_dim, freq_dim=config.freq_dim,
+    ffn_dim=config.mlp_dim, num_layers=config.depth, rope_max_seq_len=64,
   ).to(device)  # fmt: skip
-  run = torch.compile(model) if device == "cuda" else model
+  run = torch.compile(model) if compiled else model
   optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
   groups = [sizes] if len(set(sizes)) == 1 else [[size] for size in sizes]
   inputs = [
-    (torch.randn(len(g), CHANNELS, *g[0], device=device),
-     torch.randn(len(g), TEXT_TOKENS, TEXT_DIM, device=device)) for g in groups
+    (torch.randn(len(g), channels, *g[0], device=device),
+     torch.randn(len(g), TEXT_TOKENS, config.text_dim, device=device)) for g in groups
   ]  # fmt: skip
 
   def call() -> None:
@@ -116,36 +116,32 @@ def theirs(sizes: list[tuple], width: int, depth: int, device: str) -> Callable:
   return call
 
 
-def seconds(call: Callable) -> float:
-  started = time.perf_counter()
-  call()
-  return time.perf_counter() - started
-
-
 def main() -> None:
+  import diffusers
+  import torch
+
   device = "cuda" if torch.cuda.is_available() else "cpu"
   dtype = "bfloat16" if device == "cuda" else "float32"
+  gpu = torch.cuda.get_device_name() if device == "cuda" else ""
+  width, depth = _WIDTH.value, _DEPTH.value
+  config = dit.DiTConfig(
+    width=width, depth=depth, num_heads=width // 64, mlp_dim=4 * width,
+    text_dim=TEXT_DIM, attention=attention.AttentionConfig(block=256),
+  )  # fmt: skip
   result = {
-    "hardware": torch.cuda.get_device_name() if device == "cuda" else
-                f"{os.cpu_count()} x {platform.machine()} CPU cores",
+    "hardware": measuring.hardware(gpu),
     "versions": {"jax": jax.__version__, "torch": torch.__version__,
                  "diffusers": diffusers.__version__},
-    "model": f"width {_WIDTH.value}, depth {_DEPTH.value}", "dtype": dtype, "streams": {},
+    "model": f"width {width}, depth {depth}", "dtype": dtype, "streams": {},
   }  # fmt: skip
   for name, sizes in STREAMS.items():
-    mine = ours(sizes, _WIDTH.value, _DEPTH.value, dtype)
-    other = theirs(sizes, _WIDTH.value, _DEPTH.value, device)
-    mine(), other(), other()
-    times = [(seconds(mine), seconds(other)) for _ in range(_ROUNDS.value)]
-    result["streams"][name] = {
-      "ours_s": round(statistics.median(a for a, _ in times), 3),
-      "diffusers_s": round(statistics.median(b for _, b in times), 3),
-      "ratio": round(statistics.median(b / a for a, b in times), 3),
-    }
+    mine = ours(sizes, config, dtype)
+    other = theirs(sizes, config, device, compiled=device == "cuda")
+    result["streams"][name] = measuring.compare(
+      {"ours": mine, "diffusers": other}, _ROUNDS.value, warm_up=2
+    )
     print(name, result["streams"][name], flush=True)
-  out = pathlib.Path(_OUT.value)
-  out.mkdir(parents=True, exist_ok=True)
-  (out / f"step_vs_diffusers_{device}.json").write_text(json.dumps(result, indent=1))
+  measuring.write(f"step_vs_diffusers_{device}", _OUT.value, result)
 
 
 if __name__ == "__main__":

@@ -11,24 +11,19 @@ the whole video at once would need. Nothing runs on a TPU here, and no time is m
 """
 
 import functools
-import json
 import os
-import pathlib
 
-# Before JAX loads: a TPU compiler without a TPU.
+# Before JAX loads; `main` does the rest, which depends on the topology.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 import jax
 import jax.numpy as jnp
 from absl import flags
-from jax.experimental import topologies
 
+from benchmarks import measuring
 from configs import vae
 from sora_jax import cli
+from sora_jax.aot import topology
 from sora_jax.nn.skeleton import Skeleton
 from sora_jax.training import metrics
 from sora_jax.vae import streaming
@@ -97,10 +92,8 @@ def measure(config, height: int, width: int, latents: int, dtype: str, place) ->
 
 
 def main() -> None:
-  topology = topologies.get_topology_desc(
-    platform="tpu", topology_name=_TOPOLOGY.value
-  )
-  place = jax.sharding.SingleDeviceSharding(topology.devices[0])
+  topology.use_compiler_only(_TOPOLOGY.value)
+  place = jax.sharding.SingleDeviceSharding(topology.devices_of(_TOPOLOGY.value, 1)[0])
   config = vae.WAN[_MODEL.value]
   height, width = _SIZE.value
   size = int(height), int(width)
@@ -132,11 +125,7 @@ def main() -> None:
     "size": f"{size[0]}x{size[1]}", "fps": fps, "latents_per_chunk": _LATENTS.value,
     "dtype": _DTYPE.value, "chunks": chunk, "videos": table,
   }  # fmt: skip
-  out = pathlib.Path(_OUT.value)
-  out.mkdir(parents=True, exist_ok=True)
-  path = out / f"vae_memory_{_MODEL.value}.json"
-  path.write_text(json.dumps(result, indent=1))
-  print(path.read_text())
+  print(measuring.write(f"vae_memory_{_MODEL.value}", _OUT.value, result).read_text())
 
 
 if __name__ == "__main__":

@@ -8,14 +8,7 @@ the ratio is diffusers' time over ours, so above 1 we are faster. Beside it stan
 share of our time that each part of the network takes.
 """
 
-import functools
-import json
-import os
-import pathlib
-import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 
 import diffusers
@@ -26,17 +19,11 @@ import torch
 from absl import flags
 from flax import nnx
 
+from benchmarks import measuring
 from sora_jax import cli
 from sora_jax.nn.skeleton import Skeleton
 from sora_jax.vae import streaming, wan_weights
 from sora_jax.vae.causal import Stream
-
-
-def seconds(call: Callable) -> float:
-  """Of one call."""
-  started = time.perf_counter()
-  call()
-  return time.perf_counter() - started
 
 
 def parts(model, video: jax.Array) -> dict[str, float]:
@@ -52,37 +39,17 @@ def parts(model, video: jax.Array) -> dict[str, float]:
     graphdef, arrays = nnx.split(layer)
     apply = jax.jit(lambda a, x, g=graphdef: nnx.merge(g, a)(x, Stream()))
     following = jax.block_until_ready(apply(arrays, x))
-    call = functools.partial(apply, arrays, x)
-    shares[name] = seconds(lambda call=call: jax.block_until_ready(call()))
+    shares[name] = measuring.seconds(apply, arrays, x)
     x = following
   total = sum(shares.values())
   return {name: round(value / total, 3) for name, value in shares.items()}
 
 
-def setting(device: str) -> dict:
-  """What is measured, and on what."""
-  return {
-    "hardware": torch.cuda.get_device_name() if device == "cuda" else
-                f"{os.cpu_count()} x {platform.machine()} CPU cores",
-    "versions": {"jax": jax.__version__, "torch": torch.__version__,
-                 "diffusers": diffusers.__version__},
-    "clip": "{2} frames, {0}x{1} pixels".format(*_SIZE.value), "dtype": "float32",
-  }  # fmt: skip
-
-
-def in_turn(ours: Callable, theirs: Callable, rounds: int) -> dict[str, float]:
-  """Both calls, one after the other, `rounds` times; the medians and their ratio."""
-  ours(), theirs()
-  times = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
-  return {
-    "ours_s": round(statistics.median(a for a, _ in times), 3),
-    "diffusers_s": round(statistics.median(b for _, b in times), 3),
-    "ratio": round(statistics.median(b / a for a, b in times), 3),
-  }
-
-
-def main() -> None:
-  height, width, frames = (int(v) for v in _SIZE.value)
+def measure(
+  size: tuple[int, int, int], positions: int, rounds: int
+) -> dict[str, dict[str, float]]:
+  """Seconds of encoding and decoding a clip of (height, width, frames), and shares."""
+  height, width, frames = size
   torch.manual_seed(0)
   device = "cuda" if torch.cuda.is_available() else "cpu"
   reference = diffusers.AutoencoderKLWan().eval()
@@ -94,7 +61,7 @@ def main() -> None:
   params, other = jax.device_put((params, other))
   ours = streaming.Streamer(
     skeleton, params, other, config.compression,
-    streaming.Pieces(positions=_POSITIONS.value),
+    streaming.Pieces(positions=positions),
   )  # fmt: skip
   rng = np.random.default_rng(0)
   video = rng.integers(0, 256, (1, frames, height, width, 3)).astype(np.uint8)
@@ -115,20 +82,30 @@ def main() -> None:
 
     return run
 
-  result = setting(device)
+  result = {}
   for name, mine, other_call in (
     ("encode", lambda: ours.encode(video), lambda: reference.encode(theirs)),
     ("decode", lambda: ours.decode(latents), lambda: reference.decode(raw)),
   ):
-    result[name] = in_turn(mine, synchronized(other_call), _ROUNDS.value)
+    calls = {"ours": mine, "diffusers": synchronized(other_call)}
+    result[name] = measuring.compare(calls, rounds)
     print(name, result[name])
   chunk = jnp.asarray(video[:, :5] / 127.5 - 1, jnp.float32)
-  result["encode_shares"] = parts(model, chunk)
-  out = pathlib.Path(_OUT.value)
-  out.mkdir(parents=True, exist_ok=True)
-  path = out / f"vae_speed_{device}.json"
-  path.write_text(json.dumps(result, indent=1))
-  print(path.read_text())
+  return result | {"encode_shares": parts(model, chunk)}
+
+
+def main() -> None:
+  height, width, frames = (int(v) for v in _SIZE.value)
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  gpu = torch.cuda.get_device_name() if device == "cuda" else ""
+  result = {
+    "hardware": measuring.hardware(gpu),
+    "versions": {"jax": jax.__version__, "torch": torch.__version__,
+                 "diffusers": diffusers.__version__},
+    "clip": f"{frames} frames, {height}x{width} pixels", "dtype": "float32",
+    **measure((height, width, frames), _POSITIONS.value, _ROUNDS.value),
+  }  # fmt: skip
+  print(measuring.write(f"vae_speed_{device}", _OUT.value, result).read_text())
 
 
 if __name__ == "__main__":

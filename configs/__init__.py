@@ -2,5 +2,6 @@
 
   demo.py   the demo's autoencoder and denoiser
   t2v.py    text-to-video models from S to 30b
+  wan.py    published Wan weights, trained further
   vae.py    video compression networks, by bottleneck, and Wan's
 """

@@ -3,6 +3,8 @@
 TPU numbers are the vendor's (https://cloud.google.com/tpu/docs/system-architecture-tpu-vm):
 dense bf16 FLOP/s, HBM and its bandwidth, and the bandwidth of all links between chips,
 both directions together. A tpu7x chip is two devices, so its row holds half a chip.
+GPU numbers are those of the SXM boards' data sheets, without sparsity
+(https://www.nvidia.com/en-us/data-center/h100/, .../h200/), links being NVLink.
 
 Used by: training/metrics.py (MFU), aot/ (what would bound a step).
 """

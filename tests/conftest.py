@@ -24,11 +24,12 @@ from data_pipelines.builders import latents as latents_builder
 from sora_jax import api, configlib, sharding
 from sora_jax.diffusion import process
 from sora_jax.models import dit, text_to_video
-from sora_jax.nn import packing
-from sora_jax.objectives import diffusion, known_masks
+from sora_jax.nn import packing, skeleton
+from sora_jax.objectives import autoencoder, diffusion, known_masks
 from sora_jax.text import encoder, tokenizers
-from sora_jax.training import optimizer
+from sora_jax.training import checkpoint, optimizer, state
 from sora_jax.training.config import TrainConfig
+from sora_jax.vae import bottlenecks, factorized
 
 absl.flags.FLAGS.mark_as_parsed()
 
@@ -128,6 +129,26 @@ def write_latents(folder, num: int = 40, seed: int = 0) -> str:
   return str(folder / "latents" / "1.0.0")
 
 
+def write_codec(folder) -> None:
+  """The workdir of an untrained codec for the tiny models."""
+  objective = autoencoder.AutoencoderObjective(
+    model=factorized.FactorizedConfig(
+      bottleneck=bottlenecks.Kl(channels=CHANNELS), widths=(8, 16)
+    )
+  )
+  config = TrainConfig(
+    objective=objective, data=None, num_steps=1, mesh=sharding.MeshConfig(),
+    optimizer=optimizer.AdamW(lr=optimizer.Cosine(peak=1e-3)),
+  )  # fmt: skip
+  checkpoint.claim_workdir(folder, config)
+  untrained, _ = state.init_sharded(
+    skeleton.Skeleton.of(objective.make), config.optimizer.make(1), 0, config.mesh.make()
+  )
+  saver = checkpoint.Checkpointer(folder)
+  saver.save_last(untrained, {}, step=1)
+  saver.close()
+
+
 @configlib.config
 class OneBatch:
   """A source of videos of a few lines: the loop needs no data pipeline."""
@@ -161,7 +182,7 @@ def helpers():
   return types.SimpleNamespace(
     tiny_model=tiny_model, tiny_objective=tiny_objective, tiny_config=tiny_config,
     clip=clip, pack_clips=pack_clips, write_latents=write_latents, CHANNELS=CHANNELS,
-    TOKENIZER=TOKENIZER, OneBatch=OneBatch,
+    TOKENIZER=TOKENIZER, OneBatch=OneBatch, write_codec=write_codec,
   )  # fmt: skip
 
 

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from configs import demo, t2v, vae
+from configs import demo, t2v, vae, wan
 from sora_jax import configlib
+from sora_jax.models import wan_weights
 from sora_jax.nn.skeleton import Skeleton
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
@@ -16,7 +17,7 @@ CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
 
 def test_this_file_knows_every_config():
   found = {path.stem for path in CONFIGS.glob("*.py")} - {"__init__"}
-  assert found == {"demo", "t2v", "vae"}
+  assert found == {"demo", "t2v", "vae", "wan"}
 
 
 def check(get_config, arg: str) -> int:
@@ -62,6 +63,28 @@ def test_t2v(size, billions):
   assert 0.6 * 2000 * count < flops < 1.2 * 2000 * count
 
 
+# What the published folders of transformers say of themselves.
+_14B = (40, 128, 13824, 40, 16)
+PUBLISHED = {
+  "t2v-1.3b": (12, 128, 8960, 30, 16, 16, None), "t2v-14b": (*_14B, 16, None),
+  "i2v-14b": (*_14B, 36, 1280), "ti2v-5b": (24, 128, 14336, 30, 48, 48, None),
+  "a14b-high": (*_14B, 16, None), "a14b-low": (*_14B, 16, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arg", "published"), PUBLISHED.items())
+def test_wan(arg, published):
+  count = check(wan.get_config, arg)
+  assert count > 1e9
+  config = wan.get_config(arg)
+  theirs = wan_weights.config_to_reference(config.objective.model.backbone)
+  names = ("num_attention_heads", "attention_head_dim", "ffn_dim", "num_layers",
+           "out_channels", "in_channels", "image_dim")  # fmt: skip
+  assert tuple(theirs[name] for name in names) == published
+  with pytest.raises(ValueError, match=r"give --config\.warm_start\.path"):
+    config.warm_start.apply(config.objective, {})
+
+
 @pytest.mark.parametrize("stage", sorted(t2v.STAGES))
 def test_t2v_stages_hold_their_largest_clip(stage):
   config = t2v.get_config(f"1.3b-{stage}")
@@ -70,7 +93,7 @@ def test_t2v_stages_hold_their_largest_clip(stage):
   assert config.data.tokens_per_row % config.objective.model.backbone.attention.block == 0
 
 
-@pytest.mark.parametrize("module", [demo, t2v, vae])
+@pytest.mark.parametrize("module", [demo, t2v, vae, wan])
 def test_wrong_arguments_are_named(module):
   with pytest.raises(ValueError, match=r"takes (one of|SIZE)"):
     module.get_config("nonsense")

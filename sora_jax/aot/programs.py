@@ -23,6 +23,8 @@ from sora_jax.training import state as state_lib
 from sora_jax.training import step as step_lib
 from sora_jax.training.config import TrainConfig
 
+_IMAGE_TOKENS = 257  # that CLIP ViT-H makes of a picture
+
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -52,8 +54,15 @@ def abstract_batch(
     text=data.text_tokens_per_row, segments=data.max_clips_per_row,
     text_dim=model.text.width,
   )  # fmt: skip
-  one.tokens = one.tokens.astype(config.objective.compute_dtype)
-  one.text = one.text.astype(config.objective.compute_dtype)
+  dtype = config.objective.compute_dtype
+  one.tokens, one.text = one.tokens.astype(dtype), one.text.astype(dtype)
+  backbone = model.backbone
+  if backbone.condition_dim:
+    one.condition = np.zeros((1, data.tokens_per_row, backbone.condition_dim), dtype)
+  if backbone.image_dim:
+    tokens = _IMAGE_TOKENS * data.max_clips_per_row
+    one.image = np.zeros((1, tokens, backbone.image_dim), dtype)
+    one.image_segment_ids = np.zeros((1, tokens), np.int32)
   layout = sharding.named(mesh, ("batch",), (rows,))
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=layout), one

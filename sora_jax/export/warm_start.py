@@ -57,6 +57,8 @@ class WarmStart:
       ValueError: no model at `path`; nothing of it fits; or with `strict` something does
         not.
     """
+    if not self.path:
+      raise ValueError("warm_start.path is empty: give --config.warm_start.path=FOLDER")
     source = sources.open_source(self.path, self.kind, ema=self.ema, expert=self.expert)
     started, lines = {}, []
     for name, fresh in params.items():

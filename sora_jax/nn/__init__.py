@@ -8,6 +8,7 @@
   live_blocks.py  which blocks of a packed row need each other
   flash.py        attention that runs these only, with its gradients
   flash_tpu.py    its kernels for TPUs
+  flash_gpu.py    and for GPUs
   flash_loops.py  its loops for CPUs
   ring.py         the same over a row in parts, around a ring of devices
   modulation.py   noise levels -> adaptive layer-norm values

@@ -1,9 +1,11 @@
 """Packed attention that runs live blocks only, with its gradients.
 
-  kernel      where
-  tpu         the Pallas kernels of flash_tpu.py
-  interpret   the same, interpreted, anywhere: for tests
-  loops       plain XLA (flash_loops.py), for CPUs
+  kernel         where
+  tpu            the Pallas kernels of flash_tpu.py
+  interpret      the same, interpreted, anywhere: for tests
+  gpu            the Pallas kernels of flash_gpu.py, through Triton
+  interpret_gpu  the same, interpreted
+  loops          plain XLA (flash_loops.py), for CPUs
 
 What is alive is found once per call from the segment ids (live_blocks.py). The backward
 pass recomputes the weights from the saved log-sums (FlashAttention-2, arXiv:2307.08691).
@@ -14,24 +16,38 @@ Used by: attention.py, ring.py. Equal to attention.reference, values and gradien
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from sora_jax.nn import flash_loops, flash_tpu, live_blocks
+from sora_jax.nn import flash_gpu, flash_loops, flash_tpu, live_blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+  """How live blocks are run."""
+
+  forward: Callable
+  backward: Callable
+  # (head dim, dtype) -> the most tokens of a block of queries, and of one of keys.
+  most_tokens: Callable | None = None
+
+  @classmethod
+  def of(cls, module, **options) -> "Kernel":
+    forward = functools.partial(module.forward, **options)
+    backward = functools.partial(module.backward, **options)
+    return cls(forward, backward, getattr(module, "most_tokens", None))
+
 
 KERNELS = {
-  "tpu": (
-    functools.partial(flash_tpu.forward, interpret=False),
-    functools.partial(flash_tpu.backward, interpret=False),
-  ),
-  "interpret": (
-    functools.partial(flash_tpu.forward, interpret=True),
-    functools.partial(flash_tpu.backward, interpret=True),
-  ),
-  "loops": (flash_loops.forward, flash_loops.backward),
+  "tpu": Kernel.of(flash_tpu, interpret=False),
+  "interpret": Kernel.of(flash_tpu, interpret=True),
+  "gpu": Kernel.of(flash_gpu, interpret=False),
+  "interpret_gpu": Kernel.of(flash_gpu, interpret=True),
+  "loops": Kernel.of(flash_loops),
 }
 
 
@@ -44,10 +60,13 @@ class Blocks:
   kv: int
 
   @classmethod
-  def of(cls, kernel: str, block: int, num_queries: int, num_keys: int) -> "Blocks":
+  def of(cls, kernel: str, block: int, q_BLNH: jax.Array, k_BKNH: jax.Array) -> "Blocks":
     """Blocks of at most `block`; short rows are one block of whole TPU lanes."""
-    whole = lambda length: -(-length // 128) * 128  # noqa: E731
-    return cls(kernel, min(block, whole(num_queries)), min(block, whole(num_keys)))
+    sizes, most = (block, block), KERNELS[kernel].most_tokens
+    if most is not None:
+      sizes = most(q_BLNH.shape[-1], q_BLNH.dtype)
+    whole = (-(-x.shape[1] // 128) * 128 for x in (q_BLNH, k_BKNH))
+    return cls(kernel, *(min(block, *of) for of in zip(sizes, whole)))
 
   @property
   def sizes(self) -> dict[str, int]:
@@ -66,7 +85,7 @@ def attention(
     kernel: one of `KERNELS`.
     block: tokens of a block of queries, and of keys, at most; a multiple of 128 on TPUs.
   """
-  blocks = Blocks.of(kernel, block, q_BLNH.shape[1], k_BKNH.shape[1])
+  blocks = Blocks.of(kernel, block, q_BLNH, k_BKNH)
   out = _attend(
     blocks, heads_first(q_BLNH * q_BLNH.shape[-1] ** -0.5, blocks.q),
     heads_first(k_BKNH, blocks.kv), heads_first(v_BKNH, blocks.kv),
@@ -109,9 +128,9 @@ def forward(
   Queries without a key have out = 0 and next to minus infinity for a log.
   """
   schedule = live_blocks.schedule(q_ids_BL, kv_ids_BK, **blocks.sizes)
-  run, _ = KERNELS[blocks.kernel]
+  run = KERNELS[blocks.kernel].forward
   out, lse = run(schedule, q, k, v, *_flat(q_ids_BL, kv_ids_BK), **blocks.sizes)
-  seen = _tokens(schedule.query_visited, out)
+  seen = _tokens(schedule.query_pairs > 0, out)
   return jnp.where(seen[:, None], out, 0), jnp.where(seen, lse, flash_tpu.LEAST)
 
 
@@ -122,13 +141,13 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
   """(dq, dk, dv) for the keys at hand; lse and delta = sum(do out) are of all keys."""
   schedule = live_blocks.schedule(q_ids_BL, kv_ids_BK, **blocks.sizes)
-  _, run = KERNELS[blocks.kernel]
+  run = KERNELS[blocks.kernel].backward
   dq, dk, dv = run(
     schedule, q, k, v, *_flat(q_ids_BL, kv_ids_BK), lse, do.astype(q.dtype), delta,
     **blocks.sizes,
   )  # fmt: skip
-  of_query = _tokens(schedule.query_visited, dq)[:, None]
-  of_key = _tokens(schedule.key_visited, dk)[:, None]
+  of_query = _tokens(schedule.query_pairs > 0, dq)[:, None]
+  of_key = _tokens(schedule.key_pairs > 0, dk)[:, None]
   return jnp.where(of_query, dq, 0), jnp.where(of_key, dk, 0), jnp.where(of_key, dv, 0)
 
 

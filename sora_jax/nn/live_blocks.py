@@ -30,8 +30,8 @@ class Schedule:
   by_query: jax.Array  # int32 [P]: grouped by query block, for outputs and dq
   by_key: jax.Array  # int32 [P]: grouped by key block, for dk and dv
   count: jax.Array  # int32: how many of the P pairs count, at least one
-  query_visited: jax.Array  # bool [B nq]
-  key_visited: jax.Array  # bool [B nk]
+  query_pairs: jax.Array  # int32 [B nq]: how many pairs each query block has
+  key_pairs: jax.Array  # int32 [B nk]
 
 
 def query_block(pair: jax.Array) -> jax.Array:
@@ -40,6 +40,11 @@ def query_block(pair: jax.Array) -> jax.Array:
 
 def key_block(pair: jax.Array) -> jax.Array:
   return (pair >> 2) & (MAX_BLOCKS - 1)
+
+
+def starts(pairs: jax.Array) -> jax.Array:
+  """Where the groups of so many pairs [n] start in their order, and the end: [n + 1]."""
+  return jnp.pad(jnp.cumsum(pairs), (1, 0))
 
 
 def live(
@@ -89,8 +94,8 @@ def schedule(
     by_query=jnp.where(none, lone, by_query),
     by_key=jnp.where(none, lone, by_key),
     count=jnp.maximum(jnp.sum(alive, dtype=jnp.int32), 1),
-    query_visited=jnp.any(alive, 2).ravel(),
-    key_visited=jnp.any(alive, 1).ravel(),
+    query_pairs=jnp.sum(alive, 2, dtype=jnp.int32).ravel(),
+    key_pairs=jnp.sum(alive, 1, dtype=jnp.int32).ravel(),
   )
 
 

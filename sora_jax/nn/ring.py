@@ -25,7 +25,7 @@ def attention(
   *, axis: str, kernel: str, block: int,
 ) -> jax.Array:  # fmt: skip
   """As `flash.attention`, where all arguments are this device's part of the rows."""
-  blocks = flash.Blocks.of(kernel, block, q_BLNH.shape[1], k_BLNH.shape[1])
+  blocks = flash.Blocks.of(kernel, block, q_BLNH, k_BLNH)
   out = _attend(
     blocks, axis, flash.heads_first(q_BLNH * q_BLNH.shape[-1] ** -0.5, blocks.q),
     flash.heads_first(k_BLNH, blocks.kv), flash.heads_first(v_BLNH, blocks.kv),

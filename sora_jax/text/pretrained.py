@@ -26,7 +26,10 @@ _CAPTIONS_AT_ONCE = 32
 
 
 class PretrainedText:
-  """The encoder of a folder in transformers' layout, with its tokenizer."""
+  """The encoder of a folder in transformers' layout, with its tokenizer.
+
+  The two lie in one folder, or as text_encoder/ and tokenizer/ in that of a pipeline.
+  """
 
   def __init__(self, folder: str | pathlib.Path, *, max_tokens: int = 512):
     """Longer captions are cut to `max_tokens`.
@@ -34,7 +37,10 @@ class PretrainedText:
     Raises:
       ValueError: transformers is missing, or the folder is not one of its encoders.
     """
-    path = pathlib.Path(folder) / "config.json"
+    parts = pathlib.Path(folder) / "text_encoder", pathlib.Path(folder) / "tokenizer"
+    places = parts if all(part.is_dir() for part in parts) else (folder, folder)
+    encoder, tokenizer = (pathlib.Path(place) for place in places)
+    path = encoder / "config.json"
     if not path.exists():
       raise ValueError(f"--text_encoder={folder} has no config.json of transformers")
     kind = json.loads(path.read_text()).get("model_type")
@@ -52,10 +58,10 @@ class PretrainedText:
     self._torch = torch
     self._device = "cuda" if torch.cuda.is_available() else "cpu"
     load = getattr(transformers, _ENCODERS[kind]).from_pretrained
-    self._model = load(folder).eval().to(self._device)
-    self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    places = getattr(self._model.config, "max_position_embeddings", max_tokens)
-    self.max_tokens = min(max_tokens, places)
+    self._model = load(encoder).eval().to(self._device)
+    self._tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer)
+    longest = getattr(self._model.config, "max_position_embeddings", max_tokens)
+    self.max_tokens = min(max_tokens, longest)
 
   def fingerprint(self) -> str:
     """A digest of weights and length: equal ones give equal embeddings."""

@@ -5,13 +5,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from sora_jax import configlib, sharding
+from sora_jax import configlib
 from sora_jax.diffusion import samplers
 from sora_jax.generation import canvas, generator
-from sora_jax.objectives import autoencoder as autoencoder_objective
-from sora_jax.training import checkpoint, loop, optimizer, state
-from sora_jax.training.config import TrainConfig
-from sora_jax.vae import bottlenecks, factorized
+from sora_jax.training import loop
 
 
 def request(**changes) -> canvas.Request:
@@ -54,24 +51,7 @@ def test_the_canvas_holds_every_request_once(helpers):
 def model(helpers, latents_path, tmp_path_factory):
   """A generator with a trained denoiser and an untrained codec."""
   codec_dir, workdir = (tmp_path_factory.mktemp(name) for name in ("codec", "model"))
-  codec_config = TrainConfig(
-    objective=autoencoder_objective.AutoencoderObjective(
-      model=factorized.FactorizedConfig(
-        bottleneck=bottlenecks.Kl(channels=helpers.CHANNELS), widths=(8, 16)
-      )
-    ),
-    data=None, optimizer=optimizer.AdamW(lr=optimizer.Cosine(peak=1e-3)),
-    mesh=sharding.MeshConfig(), num_steps=1,
-  )  # fmt: skip
-  checkpoint.claim_workdir(codec_dir, codec_config)
-  skeleton = generator.Skeleton.of(codec_config.objective.make)
-  mesh = codec_config.mesh.make()
-  untrained, _ = state.init_sharded(
-    skeleton, codec_config.optimizer.make(1), 0, mesh
-  )
-  saver = checkpoint.Checkpointer(codec_dir)
-  saver.save_last(untrained, {}, step=1)
-  saver.close()
+  helpers.write_codec(codec_dir)
   config = helpers.tiny_config(latents_path, num_steps=6, codec=str(codec_dir))
   loop.train(config, workdir)
   return generator.Generator(workdir)
@@ -92,7 +72,7 @@ def latents(model, requests, scale=2.0, sampler=None, tokens_per_row=128):
 
 
 @pytest.mark.parametrize(
-  "sampler", [samplers.Euler(num_steps=3), samplers.Heun(num_steps=2)], ids=str
+  "sampler", [samplers.Euler(num_steps=3), samplers.UniPC(num_steps=3)], ids=str
 )
 def test_packed_samples_equal_samples_alone(model, sampler):
   together = latents(model, REQUESTS, sampler=sampler)

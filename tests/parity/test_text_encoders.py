@@ -1,5 +1,7 @@
 """Captions embedded by published encoders: without padding, and each as if alone."""
 
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -93,6 +95,11 @@ def test_a_dataset_has_them_without_padding(helpers, tmp_path):
   model = generator.Generator(tmp_path / "run", text_encoder=str(tmp_path / "text"))
   (video,) = model.generate([wish], sampler=samplers.Euler(num_steps=1), guidance_scale=2)
   assert video.shape == (5, 32, 32, 3)
+  # In a pipeline's folder the two lie apart.
+  shutil.copytree(tmp_path / "text", tmp_path / "pipeline" / "text_encoder")
+  shutil.copytree(tmp_path / "text", tmp_path / "pipeline" / "tokenizer")
+  again = pretrained.PretrainedText(tmp_path / "pipeline")
+  np.testing.assert_array_equal(again.encode(["a red"])[0], text.encode(["a red"])[0])
   with pytest.raises(ValueError, match="give the encoder's folder, --text_encoder"):
     generator.Generator(tmp_path / "run")
 

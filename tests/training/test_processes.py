@@ -1,4 +1,7 @@
-"""One process = two processes: the same rows, the same losses, and a way back."""
+"""One process = two = four: the same rows, losses and samples; and any resumes any other.
+
+Several processes are started as a user would, by `python -m launch.local`.
+"""
 
 import os
 import pathlib
@@ -9,31 +12,25 @@ import sys
 import numpy as np
 import pytest
 
-from launch import local
 from sora_jax.training import metrics
+from tests.training import train_tiny
 
 SCRIPT = pathlib.Path(__file__).parent / "train_tiny.py"
 ROOT = SCRIPT.parent.parent.parent
 DEVICES = 8
 
 
-def train(path: str, workdir: pathlib.Path, num_processes: int) -> None:
-  """Runs the tiny training in that many processes on loopback."""
-  port, processes = local.free_port(), []
-  for i in range(num_processes):
-    place = local.environment(i, num_processes, DEVICES // num_processes, port)
-    if num_processes == 1:
-      place = {k: v for k, v in place.items() if k in ("JAX_PLATFORMS", "XLA_FLAGS")}
-    environment = os.environ | place | {"PYTHONPATH": str(ROOT)}
-    processes.append(
-      subprocess.Popen(
-        [sys.executable, str(SCRIPT), path, str(workdir)], env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-      )
-    )  # fmt: skip
-  outputs = [process.communicate(timeout=300)[0] for process in processes]
-  for process, output in zip(processes, outputs):
-    assert process.returncode == 0, output[-3000:]
+def launch(num_processes: int, *command: str) -> str:
+  """Runs a command in that many processes on loopback, with eight devices in all."""
+  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  done = subprocess.run(
+    [sys.executable, "-m", "launch.local", f"--num_processes={num_processes}",
+     f"--devices={DEVICES // num_processes}", "--", sys.executable, *command],
+    cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    timeout=400,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+  return done.stdout
 
 
 def losses(workdir: pathlib.Path) -> list[float]:
@@ -43,24 +40,36 @@ def losses(workdir: pathlib.Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def runs(latents_path, tmp_path_factory):
-  """The workdirs of the same run in one process and in two."""
+def runs(helpers, latents_path, tmp_path_factory):
+  """The workdirs of one run here, in two processes, and in two and then four.
+
+  Each has samples.npz, of the checkpoint at its end.
+  """
   folder = tmp_path_factory.mktemp("processes")
-  for num in (1, 2):
-    train(latents_path, folder / str(num), num)
+  helpers.write_codec(folder / "codec")
+  train_tiny.run(latents_path, folder / "1", folder / "codec")
+  arguments = str(SCRIPT), latents_path
+  launch(2, *arguments, str(folder / "2"), str(folder / "codec"))
+  shutil.copytree(folder / "2", folder / "2 then 4")
+  shutil.rmtree(folder / "2 then 4" / "checkpoints" / "4")
+  launch(4, *arguments, str(folder / "2 then 4"), str(folder / "codec"))
   return folder
 
 
 def test_two_processes_give_the_losses_of_one(runs):
   np.testing.assert_allclose(losses(runs / "1"), losses(runs / "2"), rtol=1e-5)
-  efficiencies = [
-    [row["useful_tokens"] for row in metrics.read(runs / n)] for n in ("1", "2")
-  ]
-  assert efficiencies[0] == efficiencies[1], "other rows"
+  tokens = [[row["useful_tokens"] for row in metrics.read(runs / n)] for n in ("1", "2")]
+  assert tokens[0] == tokens[1], "other rows"
 
 
-def test_a_checkpoint_of_two_processes_is_resumed_by_one(runs, latents_path, tmp_path):
-  shutil.copytree(runs / "2", tmp_path / "copy")
-  shutil.rmtree(tmp_path / "copy" / "checkpoints" / "4")
-  train(latents_path, tmp_path / "copy", 1)
-  np.testing.assert_allclose(losses(tmp_path / "copy"), losses(runs / "1"), rtol=1e-5)
+def test_a_checkpoint_of_two_processes_is_resumed_by_four(runs):
+  np.testing.assert_allclose(losses(runs / "2 then 4"), losses(runs / "1"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("processes", ["2", "2 then 4"])
+def test_several_processes_sample_what_one_samples(runs, processes):
+  expected, found = (np.load(runs / n / "samples.npz") for n in ("1", processes))
+  assert len(expected) == 2
+  for name, latents in expected.items():
+    np.testing.assert_allclose(found[name], latents, atol=1e-3)
+    assert latents.std() > 0.1
