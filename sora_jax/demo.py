@@ -22,6 +22,7 @@ from absl import flags
 
 from sora_jax import cli
 from sora_jax.evals import demo_report
+from sora_jax.training import checkpoint
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/demo", "Folder for everything.")
 _VIDEOS = flags.DEFINE_string(
@@ -61,6 +62,14 @@ class Stage:
     return " \\\n    ".join(
       [f"python -m {self.module}"] + [f"--{n}={v}" for n, v in self.options.items()]
     )
+
+
+  def is_complete(self) -> bool:
+    """Whether a training that ended well has also done all of its steps."""
+    if self.module != "sora_jax.train":
+      return True
+    newest = checkpoint.newest_step(self.options["workdir"])
+    return newest >= self.options["config.num_steps"]
 
 
 def stages(workdir: pathlib.Path) -> list[Stage]:
@@ -167,6 +176,8 @@ def main() -> None:
       code = subprocess.run(stage.command, check=False).returncode
     except KeyboardInterrupt:
       code = 130
+    if code == 0 and not stage.is_complete():
+      code = 143  # ended in good order by SIGTERM, before it was done
     progress.record(stage, time.monotonic() - start, done=code == 0)
     if code:
       print(f"stage {stage.name} ended with {code}; the same command goes on from here",

@@ -1,7 +1,9 @@
 """Orbax checkpoints: state, moving average, data position, and the config beside them.
 
   WORKDIR/config.json            the config tree
-  WORKDIR/checkpoints/STEP/...   params, ema, other, opt, meta (step, data position)
+  WORKDIR/checkpoints/STEP/...   params, ema, other, opt, meta (step, data position),
+                                 manifest.json (sha256 of all files)
+  WORKDIR/damaged/...            steps whose files are not what was written
 
 The data position is one small state per row of the global batch, keyed by the row, so a
 run can be resumed on any number of processes.
@@ -9,17 +11,23 @@ run can be resumed on any number of processes.
 Used by: training/loop.py, generation/load.py.
 """
 
+import contextlib
 import pathlib
+import sys
+import threading
+import time
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers, checkpoint_utils
 
 from sora_jax import configlib, distributed
 from sora_jax.training import config as train_config
 from sora_jax.training.state import TrainState
+from sora_jax.weights import folders
 
 
 def claim_workdir(workdir: pathlib.Path, config: Any) -> None:
@@ -53,40 +61,155 @@ def claim_workdir(workdir: pathlib.Path, config: Any) -> None:
 
 
 class Checkpointer:
-  """Saves and restores TrainStates; saving goes on in the background."""
+  """Saves and restores TrainStates; saving goes on in the background.
+
+  A step that is complete gets a manifest with the sha256 of its files. On the way back
+  they are checked; a step that is damaged is set aside, and an older one taken.
+  """
 
   def __init__(self, workdir: str | pathlib.Path, *, every: int = 1, keep: int = 2):
-    directory = pathlib.Path(workdir).absolute() / "checkpoints"
-    self._every = every
+    self._directory = pathlib.Path(workdir).absolute() / "checkpoints"
+    self._every, self._keep = every, keep
+    self._unsealed: set[int] = set()  # saved, and without a manifest yet
+    self._sealing: threading.Thread | None = None
+    self._open()
+
+  def _open(self) -> None:
     self._manager = ocp.CheckpointManager(
-      directory,
+      self._directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.LatestN(keep),
-        save_decision_policy=checkpoint_managers.FixedIntervalPolicy(every),
+        preservation_policy=checkpoint_managers.LatestN(self._keep),
+        save_decision_policy=checkpoint_managers.FixedIntervalPolicy(self._every),
       ),
     )
 
-  def latest_step(self) -> int | None:
-    """The newest complete step."""
-    return self._manager.latest_step()
+  def _seal(self, *, wait: bool = False) -> None:
+    """Writes the manifests of steps that are complete by now, in a thread."""
+    if self._sealing is not None and (wait or not self._sealing.is_alive()):
+      self._sealing.join()
+      self._sealing = None
+    complete = {step for step in self._unsealed if self._folder(step).is_dir()}
+    if self._sealing is None and complete and distributed.is_primary():
+      self._unsealed -= complete
+      self._sealing = threading.Thread(target=self._write_manifests, args=(complete,))
+      self._sealing.start()
+      if wait:
+        self._seal(wait=True)
+
+  def _write_manifests(self, steps: set[int]) -> None:
+    for step in steps:
+      # The step may be deleted meanwhile, because newer ones are there.
+      with contextlib.suppress(OSError):
+        folders.write_manifest(self._folder(step))
+
+  def _folder(self, step: int) -> pathlib.Path:
+    return self._directory / str(step)
 
   def save(self, state: TrainState, data_state: dict[str, Any], *, step: int) -> None:
     """Saves where the interval says so; returns before the write is complete."""
+    self._seal()
     if step % self._every == 0:
       self._save(state, data_state, step)
 
   def save_last(self, state: TrainState, data_state: dict[str, Any], *, step: int) -> None:
-    """Saves unless this step is saved already, and waits for the write."""
+    """Saves unless this step is saved already, and waits for the write.
+
+    Raises:
+      OSError: it could not be written.
+    """
     if self._manager.latest_step() != step:
       self._save(state, data_state, step, force=True)
-    self._manager.wait_until_finished()
+    self._wait()
+    if step not in ocp.utils.checkpoint_steps(self._directory):
+      raise OSError(
+        f"step {step} could not be saved in {self._directory}, see above: make room there, "
+        "and run the same command again"
+      )
+
+  def _wait(self) -> None:
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      self._failed(error)
+    self._seal(wait=True)
 
   def _save(self, state: TrainState, data_state, step: int, force: bool = False) -> None:
     meta = {"step": step, "data": distributed.gather_states(data_state)}
     items = {name: ocp.args.PyTreeSave(tree) for name, tree in _items(state).items()}
-    self._manager.save(
-      step, args=ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items), force=force
-    )
+    arguments = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items)
+    try:
+      self._manager.save(step, args=arguments, force=force)
+      self._unsealed.add(step)
+    except Exception as error:
+      self._failed(error)
+
+  def _failed(self, error: Exception) -> None:
+    """A full disk costs a checkpoint, not the run: what is saved already stays."""
+    kept = max(ocp.utils.checkpoint_steps(self._directory), default=None)
+    print(
+      f"WARNING: a checkpoint could not be saved ({type(error).__name__}: "
+      f"{str(error).splitlines()[0] if str(error) else ''}); training goes on, the newest "
+      f"good step is {kept}", file=sys.stderr, flush=True,
+    )  # fmt: skip
+    with contextlib.suppress(Exception):
+      self._manager.close()
+    self._open()
+
+  def restore_newest(
+    self, like: TrainState
+  ) -> tuple[int, TrainState, dict[str, Any]]:
+    """(step, state, data position) of the newest good step; (0, like, {}) if none.
+
+    Raises:
+      ValueError: there are steps, and none of them is good.
+    """
+    bad = []
+    while True:
+      step, checked = _agreed(*self._newest_good(bad))
+      if step < 0:
+        break
+      try:
+        return step, *self.restore(like, step)
+      except Exception as error:
+        # Of files that are what was written, it is the run that is another one.
+        if checked:
+          raise
+        bad += self._set_aside(step, error)
+    if bad:
+      raise ValueError(
+        f"none of the checkpoints in {self._directory} is good:\n  " + "\n  ".join(bad)
+      )
+    return 0, like, {}
+
+  def _newest_good(self, bad: list[str]) -> tuple[int, bool]:
+    """(newest step without known damage, whether a manifest says so); (-1, ...) if none.
+
+    The primary process looks; the others are told.
+    """
+    if not distributed.is_primary():
+      return -1, False
+    for step in sorted(ocp.utils.checkpoint_steps(self._directory), reverse=True):
+      try:
+        checked = folders.verify(self._folder(step))
+      except ValueError as error:
+        bad += self._set_aside(step, error)
+        continue
+      if not checked:
+        print(f"checkpoint {step} has no manifest: it is taken unchecked")
+      return step, checked
+    return -1, False
+
+  def _set_aside(self, step: int, error: Exception) -> list[str]:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if distributed.is_primary():
+      aside = self._directory.with_name("damaged")
+      aside.mkdir(exist_ok=True)
+      place = aside / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
+      self._folder(step).rename(place)
+      print(f"WARNING: checkpoint {step} is damaged and set aside in {place}: {reason}",
+            file=sys.stderr, flush=True)  # fmt: skip
+    self._manager.reload()
+    return [f"step {step}: {reason}"]
 
   def restore(
     self, like: TrainState, step: int
@@ -110,6 +233,7 @@ class Checkpointer:
     return state, restored.meta["data"]
 
   def close(self) -> None:
+    self._wait()
     self._manager.close()
 
 
@@ -135,21 +259,30 @@ def restore_model(workdir: pathlib.Path, abstract: tuple, *, ema: bool) -> tuple
     ema: the moving average, where the run kept one, instead of the raw parameters.
 
   Raises:
-    ValueError: the workdir has no complete checkpoint.
+    ValueError: the workdir has no complete checkpoint, or the newest one is damaged.
   """
   directory = pathlib.Path(workdir).absolute() / "checkpoints"
   step = newest_step(workdir)
-  manager = ocp.CheckpointManager(directory)
   params, other = abstract
   kept = (directory / str(step) / "ema").exists()
   name = "ema" if ema and kept else "params"
   items = {name: params} | ({"other": other} if other else {})
+  folders.verify(directory / str(step), within=tuple(items))
+  manager = ocp.CheckpointManager(directory)
   restored = manager.restore(
     step,
     args=ocp.args.Composite(**{key: _restore_args(x) for key, x in items.items()}),
   )
   manager.close()
   return restored[name], restored["other"] if other else {}, step
+
+
+def _agreed(step: int, checked: bool) -> tuple[int, bool]:
+  """The primary process's answer, on all of them."""
+  if distributed.is_alone():
+    return step, checked
+  told = multihost_utils.broadcast_one_to_all(np.int32([step, checked]))
+  return int(told[0]), bool(told[1])
 
 
 def _items(state: TrainState) -> dict[str, Any]:

@@ -3,7 +3,8 @@
   python -m sora_jax.train --config=configs/demo.py:dit --workdir=runs/mine
 
 The stream of batches, the noise and the updates are functions of the config alone: a
-run that is interrupted and resumed ends with the same bits as one that is not.
+run that is interrupted and resumed ends with the same bits as one that is not. SIGTERM
+ends it with a checkpoint; a step whose gradient is not finite is left out and logged.
 
 Used by: sora_jax/train.py.
 """
@@ -15,7 +16,7 @@ import jax
 
 from sora_jax import distributed, sharding
 from sora_jax.nn.skeleton import Skeleton
-from sora_jax.training import checkpoint, feed, metrics, state, step
+from sora_jax.training import checkpoint, feed, metrics, preemption, state, step
 from sora_jax.training.config import TrainConfig
 
 
@@ -48,9 +49,8 @@ def train(config: TrainConfig, workdir: str | pathlib.Path) -> state.TrainState:
       workdir, every=config.checkpoint_every, keep=config.keep_checkpoints
     )
     batches = config.data.open(rows)
-    first = checkpoints.latest_step() or 0
+    first, train_state, data_state = checkpoints.restore_newest(train_state)
     if first:
-      train_state, data_state = checkpoints.restore(train_state, first)
       batches.set_state(data_state)
     elif config.warm_start is not None:
       train_state = state.warm_started(train_state, config, workdir)
@@ -66,35 +66,51 @@ def train(config: TrainConfig, workdir: str | pathlib.Path) -> state.TrainState:
       config.num_steps, initial=first, desc=workdir.name, unit="step"
     )
     pending = None  # the metrics of the step before, read while this one runs
+    done = first
     try:
-      for number in range(first, config.num_steps):
-        waiting = time.perf_counter()
-        local, data_state = next(stream)
-        waited = time.perf_counter() - waiting
-        batch = distributed.to_global(mesh, local)
-        train_state, values = train_step(train_state, batch)
+      with preemption.Preemption() as ending:
+        while done < config.num_steps:
+          waiting = time.perf_counter()
+          local, data_state = next(stream)
+          waited = time.perf_counter() - waiting
+          batch = distributed.to_global(mesh, local)
+          train_state, values = train_step(train_state, batch)
+          if pending is not None:
+            _report(config, log, bar, window, *pending)
+            profiler.step()
+          if done % config.log_every == 0:
+            profiler.look(done)
+          done += 1
+          pending = done, values, waited, _clip_ids(local)
+          checkpoints.save(train_state, data_state, step=done)
+          if ending.reached(done):
+            break
         if pending is not None:
           _report(config, log, bar, window, *pending)
-          profiler.step()
-        if number % config.log_every == 0:
-          profiler.look(number)
-        pending = number + 1, values, waited
-        checkpoints.save(train_state, data_state, step=number + 1)
-      if pending is not None:
-        _report(config, log, bar, window, *pending)
-      checkpoints.save_last(train_state, data_state, step=config.num_steps)
+        checkpoints.save_last(train_state, data_state, step=done)
     finally:
       stream.close()
       profiler.close()
       bar.close()
       log.close()
       checkpoints.close()
+  if done < config.num_steps and distributed.is_primary():
+    print(f"ended by SIGTERM at step {done}, which is saved; the same command goes on")
   return train_state
 
 
-def _report(config, log, bar, window, number: int, values, waited: float) -> None:
+def _clip_ids(local) -> list[int]:
+  """Of the clips in this process's rows, where they have ids."""
+  ids = getattr(local, "clip_ids", None)
+  return [] if ids is None else [int(i) for i in ids.ravel() if i >= 0]
+
+
+def _report(config, log, bar, window, number: int, values, waited: float, clips) -> None:
   """Reads one step's metrics, and logs where the interval or the end says so."""
-  window.add({k: float(v) for k, v in jax.device_get(values).items()}, waited)
+  values = {k: float(v) for k, v in jax.device_get(values).items()}
+  if values["skipped"]:
+    log.skipped(number, values, clips)
+  window.add(values, waited)
   bar.update(number - bar.n)
   if number % config.log_every and number != config.num_steps:
     return

@@ -67,6 +67,22 @@ class MetricLog:
     if self._wandb is not None:
       self._wandb.log(dict(values), step=step)
 
+  def skipped(self, step: int, values: Mapping[str, float], clips: list[int]) -> None:
+    """An update that was left out, with the clips of the batch: skipped_PROCESS.jsonl.
+
+    Every process has its own file, because each knows its own rows only.
+    """
+    row = {"step": step, "loss": str(values["loss"]),
+           "grad_norm": str(values["grad_norm"]), "clip_ids": clips}  # fmt: skip
+    path = self._path.with_name(f"skipped_{jax.process_index()}.jsonl")
+    with path.open("a") as file:
+      file.write(json.dumps(row) + "\n")
+    if distributed.is_primary():
+      print(
+        f"step {step} left out: loss {values['loss']}, gradient {values['grad_norm']}; "
+        f"its clips are listed in {path}", file=sys.stderr,
+      )  # fmt: skip
+
   def close(self) -> None:
     if self._events is not None:
       self._events.close()
@@ -157,7 +173,10 @@ class Window:
     """The window's summary; starts the next one."""
     seconds = time.perf_counter() - self._start
     num = len(self._rows)
-    summary = {k: sum(r[k] for r in self._rows) / num for k in self._rows[0]}
+    # What a step that was left out tells is no mean of anything.
+    kept = [row for row in self._rows if not row.get("skipped")] or self._rows
+    summary = {k: sum(r[k] for r in kept) / len(kept) for k in kept[0]}
+    summary["skipped"] = sum(r.get("skipped", 0.0) for r in self._rows)
     summary["step_seconds"] = seconds / num
     summary["data_wait_fraction"] = self._waited / seconds
     # The first window holds the compilation.

@@ -3,6 +3,7 @@
 Used by: training/loop.py.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -28,6 +29,9 @@ def make_train_step(
   accumulate: int = 1,
 ) -> TrainStep:
   """The step of one objective; randomness is keyed by (seed, step).
+
+  Where loss or gradient are not finite, all but the step's number stays as it was, and
+  the metric "skipped" is 1.
 
   With `accumulate` a step sees its rows in so many parts, one after another, and needs
   the activations of one part only; the gradient is that of all rows together.
@@ -57,11 +61,18 @@ def make_train_step(
       # Early parameters are poor, so the average forgets them faster at first.
       decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
       ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
-    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
-    state = TrainState(
+    grad_norm = optax.tree.norm(grads)
+    # One bad batch, and all would be NaN for good: it is left out, and counted.
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    metrics = {
+      "loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - finite.astype(jnp.float32),
+      **metrics,
+    }  # fmt: skip
+    new = TrainState(
       step=state.step + 1, params=params, ema=ema, other=other, opt_state=opt_state
     )
-    return state, metrics
+    old = dataclasses.replace(state, step=state.step + 1)
+    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old), metrics
 
   return train_step
 

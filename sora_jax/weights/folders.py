@@ -46,11 +46,15 @@ def write_manifest(folder: pathlib.Path) -> None:
     name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}
     for name in _names(folder)
   }
-  (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1))
+  partial = folder / f"{MANIFEST}.partial"
+  partial.write_text(json.dumps({"files": files}, indent=1))
+  partial.rename(folder / MANIFEST)
 
 
-def verify(folder: str | pathlib.Path) -> bool:
+def verify(folder: str | pathlib.Path, *, within: tuple[str, ...] = ()) -> bool:
   """Checks the files against the manifest; False where there is none.
+
+  With `within`, those under these folders of it only.
 
   Raises:
     ValueError: a file is missing or changed; names it.
@@ -65,6 +69,8 @@ def verify(folder: str | pathlib.Path) -> bool:
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(f"{path} is not a manifest: {error!r}") from error
   for name, (size, digest) in expected.items():
+    if within and name.partition("/")[0] not in within:
+      continue
     file = folder / name
     if not file.resolve().is_relative_to(folder.resolve()):
       raise ValueError(f"{path} names {name!r}, which is not in its folder")

@@ -1,25 +1,57 @@
 """Trains the tiny run of tests/conftest.py and samples from it, on all devices at hand.
 
-  python tests/training/train_tiny.py DATASET WORKDIR CODEC
+  python tests/training/train_tiny.py DATASET WORKDIR CODEC [preempted]
+
+With "preempted" process 1 gets a SIGTERM at its third step, as a machine that is taken
+away would, and the run ends soon after, on all processes at one step.
 
 Used by: test_processes.py, there and through launch.local.
 """
 
+import os
 import pathlib
+import signal
 import sys
+import time
 
 import numpy as np
 
+NUM_STEPS = 8
 
-def run(dataset: str, workdir: pathlib.Path, codec: pathlib.Path) -> None:
+
+def preempt_at(step: int) -> None:
+  """Steps become slow enough for the others to hear of it; at `step` comes SIGTERM."""
+  import jax
+
+  from sora_jax import distributed
+
+  original, count = distributed.to_global, iter(range(1000))
+
+  def slowly(mesh, local):
+    if next(count) == step and jax.process_index() == 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.5)
+    return original(mesh, local)
+
+  distributed.to_global = slowly
+
+
+def run(
+  dataset: str, workdir: pathlib.Path, codec: pathlib.Path, num_steps: int = NUM_STEPS
+) -> None:
   """The losses are in WORKDIR/metrics.jsonl, latents of two prompts in samples.npz."""
   from sora_jax import distributed, sharding
   from sora_jax.diffusion import samplers
   from sora_jax.generation import canvas, generator
-  from sora_jax.training import loop
+  from sora_jax.training import checkpoint, loop
   from tests import conftest
 
-  loop.train(conftest.tiny_config(dataset, codec=str(codec)), workdir)
+  config = conftest.tiny_config(
+    dataset, codec=str(codec), num_steps=num_steps, checkpoint_every=100
+  )
+  loop.train(config, workdir)
+  if checkpoint.newest_step(workdir) < num_steps:
+    return
   model = generator.Generator(workdir, mesh=sharding.MeshConfig(fsdp=4, tensor=2))
   requests = [
     canvas.Request(prompt="a red circle", frames=5, height=16, width=24, seed=1),
@@ -36,4 +68,6 @@ if __name__ == "__main__":
   from sora_jax import distributed
 
   distributed.initialize()
+  if sys.argv[4:] == ["preempted"]:
+    preempt_at(2)
   run(sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
