@@ -25,10 +25,11 @@ _GRACE_SECONDS = 30.0
 
 
 def environment(number: int, num_processes: int, devices: int, port: int) -> dict[str, str]:
-  """What makes process `number` one of the run."""
+  """What makes process `number` one of the run; further XLA flags stay."""
+  flags = f"--xla_force_host_platform_device_count={devices}"
   return {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
     "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
     "JAX_NUM_PROCESSES": str(num_processes),
     "JAX_PROCESS_ID": str(number),

@@ -56,7 +56,7 @@ def main() -> None:
     dtype=_DTYPE.value, shard_bytes=int(_SHARD_GB.value * 2**30), licence=_LICENCE.value,
     low_noise=low, text_encoder=_TEXT_ENCODER.value,
   )  # fmt: skip
-  total = targets.size(_TO.value, source, options)
+  total = targets.size(source, options)
   with metrics.progress(total, desc=f"to {_TO.value}", unit="B") as bar:
     bar.unit_scale = True
     options.progress = bar.update

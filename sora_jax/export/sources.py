@@ -106,6 +106,7 @@ def _open_workdir(path: pathlib.Path, ema: bool, expert: str) -> Source:
   step = checkpoint.newest_step(path)
   folder = path / "checkpoints" / str(step)
   averaged = ema and (folder / "ema").is_dir()
+  folders.verify(folder, within=("ema" if averaged else "params", "other"))
   rows = metrics.read(path)
   return _without_adversary(Source(
     objective=configlib.from_json(text, field="objective"),
@@ -132,8 +133,8 @@ def _without_adversary(source: Source) -> Source:
 
 def _open_safetensors(path: pathlib.Path, ema: bool, expert: str) -> Source:
   del ema, expert
+  described = _json(path / "config.json")
   text = (path / "config.json").read_text()
-  described = json.loads(text)
   arrays = safetensors_files.read(path)
   objective = configlib.from_json(text, field="objective")
   params, _ = Skeleton.of(objective.make).abstract

@@ -31,7 +31,7 @@ from sora_jax.training import optimizer
 from sora_jax.vae import wan
 from sora_jax.vae import wan_weights as wan_vae
 from sora_jax.weights import folders, orbax_files, safetensors_files
-from sora_jax.weights.tensors import Tensors
+from sora_jax.weights.tensors import Tensor, Tensors
 
 DTYPES = {
   "float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16
@@ -64,11 +64,10 @@ def write(kind: str, source: Source, out: str | pathlib.Path, options: Options) 
     folders.write_manifest(folder)
 
 
-def size(kind: str, source: Source, options: Options) -> int:
+def size(source: Source, options: Options) -> int:
   """Bytes of all tensors that `write` will write, for a progress bar."""
-  del kind
-  sources = [source] + ([options.low_noise] if options.low_noise else [])
-  cast = [_cast(s, options.dtype) for s in sources]
+  experts = [source, *([options.low_noise] if options.low_noise else [])]
+  cast = [_cast(expert, options.dtype) for expert in experts]
   return sum(x.nbytes for s in cast for x in (*s.params.values(), *s.other.values()))
 
 
@@ -81,20 +80,18 @@ def _cast(source: Source, dtype: str) -> Source:
   )
 
 
-def _as(tensor, dtype: str):
+def _as(tensor: Tensor, dtype: str) -> Tensor:
   floating = tensor.dtype.kind == "f" or tensor.dtype.name == "bfloat16"
   return tensor.astype(DTYPES[dtype]) if floating else tensor
 
 
-
-
-# ---- Our own formats --------------------------------------------------------------------
+# ---- Our own formats ----------------------------------------------------------------
 
 
 def _write_safetensors(source: Source, folder: pathlib.Path, options: Options) -> None:
   described = {
     "objective": source.objective, "codec": source.codec, "step": source.step,
-    "origin": {**source.origin, "metrics": source.origin.get("metrics") or {}},
+    "origin": source.origin,
   }  # fmt: skip
   (folder / "config.json").write_text(configlib.to_json(described))
   safetensors_files.write(
@@ -111,13 +108,14 @@ def _write_orbax(source: Source, folder: pathlib.Path, options: Options) -> None
   )  # fmt: skip
   (folder / "config.json").write_text(configlib.to_json(config))
   items = {"params": source.params} | ({"other": source.other} if source.other else {})
-  steps = folder / "checkpoints"
-  steps.mkdir()
-  orbax_files.write(steps / str(source.step), items, {"step": source.step, "data": {}})
+  step = folder / "checkpoints" / str(source.step)
+  step.parent.mkdir()
+  orbax_files.write(step, items, {"step": source.step, "data": {}})
+  folders.write_manifest(step)
   options.progress(sum(x.nbytes for item in items.values() for x in item.values()))
 
 
-# ---- Diffusers --------------------------------------------------------------------------
+# ---- Diffusers ----------------------------------------------------------------------
 
 
 def _write_diffusers(source: Source, folder: pathlib.Path, options: Options) -> None:
@@ -154,9 +152,7 @@ def _write_transformer(source: Source, folder: pathlib.Path, options: Options) -
   ours = folder / "sora_jax"
   ours.mkdir()
   rest = {k: x for k, x in source.params.items() if not k.startswith(wan_weights.PREFIX)}
-  _write_safetensors(
-    dataclasses.replace(source, params=rest), ours, dataclasses.replace(options)
-  )
+  _write_safetensors(dataclasses.replace(source, params=rest), ours, options)
 
 
 def _write_pipeline(source: Source, folder: pathlib.Path, options: Options) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import safetensors.numpy
 from sora_jax import sharding
 from sora_jax.export import sources, targets, verify
 from sora_jax.objectives import autoencoder
-from sora_jax.training import loop, optimizer
+from sora_jax.training import checkpoint, loop, optimizer
 from sora_jax.training.config import TrainConfig
 from sora_jax.vae import bottlenecks, factorized
 from sora_jax.weights import folders, safetensors_files, tensors
@@ -68,6 +69,20 @@ def test_round_trip_over_every_format(tmp_path, dtype):
   assert len(list(out.glob("model-*.safetensors"))) > 2
   assert verify.compare(first, source, dtype) == len(first.params)
   assert {x.dtype.name for x in source.params.values()} == {dtype}
+
+
+def test_bfloat16_is_sampled_in_float32(run, tmp_path):
+  source = sources.open_source(run)
+  write("orbax", source, tmp_path / "half", dtype="bfloat16")
+  like = {
+    k: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=jax.sharding.SingleDeviceSharding(
+      jax.devices()[0])) for k, x in source.params.items()
+  }  # fmt: skip
+  params, _, step = checkpoint.restore_model(tmp_path / "half", (like, {}), ema=True)
+  assert step == source.step
+  for name, x in source.params.items():
+    expected = np.asarray(x).astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(params[name], expected)
 
 
 def test_a_run_of_ours_as_safetensors_and_back(run, tmp_path):

@@ -20,18 +20,26 @@ def arrays(train_state) -> dict[str, np.ndarray]:
   }
 
 
+def muon_config(helpers, path: str, **changes):
+  """Muon, because it has more that can go wrong than AdamW."""
+  lr, adam_lr = (optimizer.Cosine(peak=p, warmup_steps=2) for p in (0.02, 2e-3))
+  return helpers.tiny_config(
+    path, **{"optimizer": optimizer.Muon(lr=lr, adam_lr=adam_lr), **changes}
+  )
+
+
 @pytest.fixture(scope="module")
 def whole_run(helpers, latents_path, tmp_path_factory):
   """Four steps in one go on eight devices."""
   workdir = tmp_path_factory.mktemp("whole")
-  return loop.train(helpers.tiny_config(latents_path), workdir), workdir
+  return loop.train(muon_config(helpers, latents_path), workdir), workdir
 
 
 def test_resumed_equals_uninterrupted_bit_for_bit(
   helpers, latents_path, tmp_path, whole_run, monkeypatch
 ):
   """Stops after step 3, whose work is lost: the run goes on from step 2."""
-  config = helpers.tiny_config(latents_path)
+  config = muon_config(helpers, latents_path)
   stops = iter([None] * 3)
 
   class Stop(Exception):
@@ -67,7 +75,7 @@ def test_eight_devices_equal_one(
     sharding.MeshConfig, "make",
     lambda self, make=sharding.MeshConfig.make: make(self, jax.devices()[:1]),
   )  # fmt: skip
-  one = arrays(loop.train(helpers.tiny_config(latents_path), tmp_path))
+  one = arrays(loop.train(muon_config(helpers, latents_path), tmp_path))
   for name, value in arrays(whole_run[0]).items():
     np.testing.assert_allclose(value, one[name], atol=2e-4, err_msg=name)
   losses = [[row["loss"] for row in metrics.read(w)] for w in (tmp_path, whole_run[1])]
@@ -79,7 +87,7 @@ def test_slices_context_and_tensor_give_the_same_losses(
 ):
   mesh = sharding.MeshConfig(slice=2, fsdp=1, context=2, tensor=2)
   how = attention.AttentionConfig(kernel="loops", context="ring")
-  config = helpers.tiny_config(latents_path, mesh=mesh)
+  config = muon_config(helpers, latents_path, mesh=mesh)
   config.objective = helpers.tiny_objective(attention=how)
   loop.train(config, tmp_path)
   losses = [[row["loss"] for row in metrics.read(w)] for w in (tmp_path, whole_run[1])]
@@ -115,7 +123,7 @@ def test_muon_takes_matrices_and_adam_the_rest(helpers):
 
 
 def test_another_config_in_the_workdir_is_refused(helpers, latents_path, whole_run):
-  config = helpers.tiny_config(latents_path, seed=1)
+  config = muon_config(helpers, latents_path, seed=1)
   config.objective.text_dropout = 0.2
   with pytest.raises(ValueError) as error:
     loop.train(config, whole_run[1])
@@ -125,7 +133,7 @@ def test_another_config_in_the_workdir_is_refused(helpers, latents_path, whole_r
 
 def test_config_json_round_trips(helpers, latents_path, whole_run):
   text = (pathlib.Path(whole_run[1]) / "config.json").read_text()
-  assert configlib.from_json(text) == helpers.tiny_config(latents_path)
+  assert configlib.from_json(text) == muon_config(helpers, latents_path)
   assert configlib.from_json(text, field="num_steps") == 4
 
 
@@ -151,7 +159,7 @@ def test_the_saved_average_is_restored_alone(helpers, latents_path, whole_run):
 def test_meshes_that_do_not_fit_are_named(helpers, latents_path, tmp_path):
   with pytest.raises(ValueError, match=r"needs .*16 devices, but there are 8"):
     sharding.MeshConfig(fsdp=16).make()
-  config = helpers.tiny_config(latents_path)
+  config = muon_config(helpers, latents_path)
   config.data.rows = 6
   with pytest.raises(ValueError, match="must divide 6"):
     loop.train(config, tmp_path)
@@ -161,7 +169,7 @@ def test_a_profile_is_taken_when_asked_for(helpers, latents_path, tmp_path, monk
   monkeypatch.setattr(metrics.Profiler, "STEPS", 1)
   tmp_path.joinpath("run").mkdir()
   (tmp_path / "run" / "profile").touch()
-  config = helpers.tiny_config(latents_path, num_steps=3, checkpoint_every=10)
+  config = muon_config(helpers, latents_path, num_steps=3, checkpoint_every=10)
   loop.train(config, tmp_path / "run")
   assert not (tmp_path / "run" / "profile").exists()
   assert list((tmp_path / "run" / "profiles" / "step_0").rglob("*.xplane.pb"))
@@ -186,4 +194,4 @@ def test_metrics_tell_mfu_goodput_and_waiting(monkeypatch):
 
 def test_a_bucket_s_url_is_no_workdir(helpers, latents_path):
   with pytest.raises(ValueError, match="mount the bucket"):
-    loop.train(helpers.tiny_config(latents_path), "gs://bucket/run")
+    loop.train(muon_config(helpers, latents_path), "gs://bucket/run")

@@ -22,11 +22,10 @@ DEVICES = 8
 
 def launch(num_processes: int, *command: str) -> str:
   """Runs a command in that many processes on loopback, with eight devices in all."""
-  environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
   done = subprocess.run(
     [sys.executable, "-m", "launch.local", f"--num_processes={num_processes}",
      f"--devices={DEVICES // num_processes}", "--", sys.executable, *command],
-    cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     timeout=400,
   )  # fmt: skip
   assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
