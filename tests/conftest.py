@@ -7,9 +7,11 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Programs here run for moments: they are compiled quickly rather than well.
-QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_QUICKLY"] = (
+  "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 os.environ.setdefault(
-  "XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {QUICKLY}"
+  "XLA_FLAGS", "--xla_force_host_platform_device_count=8 " + os.environ["XLA_QUICKLY"]
 )
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 # What one test, command or worker has compiled, the next one loads.

@@ -14,7 +14,6 @@ from data_pipelines.jobs import encode_latents, render_shapes
 from data_pipelines.moving_shapes import MovingShapes
 from launch import local
 from sora_jax.generation import codec as codec_lib
-from tests import conftest
 from tests.survival import kill_jobs
 
 
@@ -35,7 +34,7 @@ def inputs(tmp_path_factory):
 
 def start(inputs, out, **environment) -> subprocess.Popen:
   clips, codec, _ = inputs
-  clean = os.environ | {"XLA_FLAGS": conftest.QUICKLY}
+  clean = os.environ | {"XLA_FLAGS": os.environ["XLA_QUICKLY"]}
   return subprocess.Popen(
     [sys.executable, "-m", "data_pipelines.jobs.encode_latents", f"--clips={clips}",
      f"--codec={codec}", f"--out={out}", "--clips_per_shard=2"],
