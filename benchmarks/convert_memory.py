@@ -24,7 +24,7 @@ from benchmarks import measuring
 from sora_jax import cli
 
 _OUT = flags.DEFINE_string("out", None, "Folder for convert_memory.json and .png.")
-_LAYERS = flags.DEFINE_multi_integer("layers", [1, 2, 4, 8], "Depths to measure.")
+_LAYERS = flags.DEFINE_multi_integer("layers", [1, 2, 4], "Depths to measure.")
 
 _KINDS = (
   "diffusers to safetensors", "diffusers to orbax", "orbax to diffusers", "warm start"

@@ -7,7 +7,9 @@ Used by: sora_jax/export/, training/warm_start.py.
 """
 
 import asyncio
+import itertools
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -96,9 +98,14 @@ class _OneByOne(type_handlers.NumpyHandler):
       store = await tensorstore.open(
         tensorstore.Spec(tspec), create=True, open=True, context=ts_context
       )
-      rows = max(1, 4 * _CHUNK * (value.shape or (1,))[0] // max(1, value.nbytes))
-      for start in range(0, (value.shape or (1,))[0], rows):
-        box = tensors.whole(value.shape)
-        if box:
-          box = (slice(start, min(start + rows, value.shape[0])), *box[1:])
+      for box in _chunks(value.shape, store.chunk_layout.write_chunk.shape):
         await store[box].write(value.read(box))
+
+
+def _chunks(shape: tuple[int, ...], chunk: tuple[int, ...]) -> Iterator[tensors.Box]:
+  """Boxes that are the chunks of a zarr array, so that none is written twice."""
+  starts = (range(0, n, size) for n, size in zip(shape, chunk))
+  for corner in itertools.product(*starts):
+    yield tuple(
+      slice(at, min(at + size, n)) for at, size, n in zip(corner, chunk, shape)
+    )
