@@ -131,6 +131,34 @@ def test_stablehlo_runs_without_our_code(which, request, tmp_path):
   assert "latent" in done.stdout and "nan" not in done.stdout
 
 
+def command(*options: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, "-m", "sora_jax.convert", *options], capture_output=True, text=True,
+    cwd=pathlib.Path(__file__).parent.parent.parent,
+  )  # fmt: skip
+
+
+def test_the_command(tmp_path):
+  """Wan's folder to a workdir and back to diffusers, verified; then a user's mistakes."""
+  there = command(f"--source={WAN}", "--to=orbax", f"--out={tmp_path / 'run'}", "--verify")
+  assert there.returncode == 0, there.stderr
+  assert "verified: tensors equal bit for bit, outputs within 0" in there.stdout
+  back = command(
+    f"--source={tmp_path / 'run'}", "--to=diffusers", f"--out={tmp_path / 'back'}",
+    "--dtype=bfloat16", "--verify",
+  )  # fmt: skip
+  assert back.returncode == 0, back.stderr
+  index = json.loads((tmp_path / "back" / "model_index.json").read_text())
+  assert index["transformer"] == ["diffusers", "WanTransformer3DModel"]
+  for options, message in (
+    (("--source=/nowhere", "--to=orbax"), "/nowhere is not a folder (it does not exist)"),
+    ((f"--source={tmp_path / 'run'}", "--to=orbax"), "exists already"),
+  ):
+    done = command(*options, f"--out={tmp_path / 'back'}")
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_wan_autoencoder_and_its_workdir(tmp_path):
   source = sources.open_source(WAN_VAE)
   assert source.is_codec
