@@ -60,6 +60,10 @@ def claim_workdir(workdir: pathlib.Path, config: Any) -> None:
     partial.rename(path)
 
 
+# What stands for a step where there is none to restore.
+_NONE, _ALL_BAD = -1, -2
+
+
 class Checkpointer:
   """Saves and restores TrainStates; saving goes on in the background.
 
@@ -69,6 +73,7 @@ class Checkpointer:
 
   def __init__(self, workdir: str | pathlib.Path, *, every: int = 1, keep: int = 2):
     self._directory = pathlib.Path(workdir).absolute() / "checkpoints"
+    self._damaged = self._directory.with_name("damaged")
     self._every, self._keep = every, keep
     self._unsealed: set[int] = set()  # saved, and without a manifest yet
     self._sealing: threading.Thread | None = None
@@ -166,8 +171,14 @@ class Checkpointer:
     bad = []
     while True:
       step, checked = _agreed(*self._newest_good(bad))
-      if step < 0:
-        break
+      self._manager.reload()  # on every process, or they would not save alike
+      if step == _NONE:
+        return 0, like, {}
+      if step == _ALL_BAD:
+        raise ValueError(
+          f"none of the checkpoints in {self._directory} is good; they are set aside in "
+          f"{self._damaged}:\n  " + "\n  ".join(bad)
+        )
       try:
         return step, *self.restore(like, step)
       except Exception as error:
@@ -175,19 +186,14 @@ class Checkpointer:
         if checked:
           raise
         bad += self._set_aside(step, error)
-    if bad:
-      raise ValueError(
-        f"none of the checkpoints in {self._directory} is good:\n  " + "\n  ".join(bad)
-      )
-    return 0, like, {}
 
   def _newest_good(self, bad: list[str]) -> tuple[int, bool]:
-    """(newest step without known damage, whether a manifest says so); (-1, ...) if none.
+    """(newest step without known damage, whether a manifest says so).
 
     The primary process looks; the others are told.
     """
     if not distributed.is_primary():
-      return -1, False
+      return _NONE, False
     for step in sorted(ocp.utils.checkpoint_steps(self._directory), reverse=True):
       try:
         checked = folders.verify(self._folder(step))
@@ -197,18 +203,16 @@ class Checkpointer:
       if not checked:
         print(f"checkpoint {step} has no manifest: it is taken unchecked")
       return step, checked
-    return -1, False
+    return _ALL_BAD if bad else _NONE, False
 
   def _set_aside(self, step: int, error: Exception) -> list[str]:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if distributed.is_primary():
-      aside = self._directory.with_name("damaged")
-      aside.mkdir(exist_ok=True)
-      place = aside / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
+      self._damaged.mkdir(exist_ok=True)
+      place = self._damaged / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
       self._folder(step).rename(place)
       print(f"WARNING: checkpoint {step} is damaged and set aside in {place}: {reason}",
             file=sys.stderr, flush=True)  # fmt: skip
-    self._manager.reload()
     return [f"step {step}: {reason}"]
 
   def restore(
