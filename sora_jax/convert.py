@@ -67,7 +67,7 @@ def main() -> None:
   if _VERIFY.value:
     again = sources.open_source(out)
     verify.compare(source, again, _DTYPE.value)
-    worst = verify.check_outputs(source, out, _TO.value)
+    worst = verify.check_outputs(source, again, out, _TO.value)
     print(f"verified: tensors equal bit for bit, outputs within {worst:.2g}")
 
 

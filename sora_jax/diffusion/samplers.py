@@ -90,12 +90,10 @@ class Sampler(Protocol):
     """x and the carry after a step; `now` is its entry of the plan."""
 
 
-@config
-class Euler:
-  """First order, one evaluation a step: x' = x + dt v(x, t)."""
+class _OneStep:
+  """What samplers that remember nothing share: a step needs its two ends."""
 
-  num_steps: int = 20
-  grid: Grid = dataclasses.field(default_factory=EvenGrid)
+  __slots__ = ()
 
   def plan(self, times):
     return times[:-1], times[1:]
@@ -103,6 +101,14 @@ class Euler:
   def start(self, noise):
     del noise
     return ()
+
+
+@config
+class Euler(_OneStep):
+  """First order, one evaluation a step: x' = x + dt v(x, t)."""
+
+  num_steps: int = 20
+  grid: Grid = dataclasses.field(default_factory=EvenGrid)
 
   def step(self, denoise: api.Denoiser, x, carry, now, expand: Expand):
     t, t_next = now
@@ -110,18 +116,11 @@ class Euler:
 
 
 @config
-class Heun:
+class Heun(_OneStep):
   """Second order, two evaluations a step: the mean of the slopes at both ends."""
 
   num_steps: int = 10
   grid: Grid = dataclasses.field(default_factory=EvenGrid)
-
-  def plan(self, times):
-    return times[:-1], times[1:]
-
-  def start(self, noise):
-    del noise
-    return ()
 
   def step(self, denoise: api.Denoiser, x, carry, now, expand: Expand):
     t, t_next = now

@@ -12,7 +12,7 @@ import numpy as np
 from jax import export
 
 from sora_jax import api
-from sora_jax.export import sources, stablehlo
+from sora_jax.export import stablehlo
 from sora_jax.export.sources import Source
 from sora_jax.nn import packing
 from sora_jax.nn.skeleton import Skeleton
@@ -57,13 +57,14 @@ def stablehlo_outputs(folder: pathlib.Path, source: Source) -> np.ndarray:
   return np.asarray(jax.jit(program.call)(_weights(source), inputs), np.float32)
 
 
-def check_outputs(before: Source, folder: pathlib.Path, kind: str) -> float:
-  """The largest difference of outputs, before and after.
+def check_outputs(
+  before: Source, again: Source, folder: pathlib.Path, kind: str
+) -> float:
+  """The largest difference of outputs, before and after; `again` is what `folder` holds.
 
   Raises:
     ValueError: it is more than rounding.
   """
-  again = before if kind == "stablehlo" else sources.open_source(folder)
   expected = outputs(before)
   found = stablehlo_outputs(folder, again) if kind == "stablehlo" else outputs(again)
   worst = float(np.abs(found - expected).max())

@@ -205,7 +205,7 @@ class DiT(nnx.Module):
 
   def _with_condition(self, tokens_BLP: jax.Array, batch: api.PackedTokens) -> jax.Array:
     dim = self.config.condition_dim
-    found = 0 if batch.condition is None else batch.condition.shape[-1]
+    found = _width(batch.condition)
     if found != dim:
       raise ValueError(
         f"the denoiser takes {dim} conditioning values per token "
@@ -218,7 +218,7 @@ class DiT(nnx.Module):
 
   def _image(self, batch: api.PackedTokens, dtype) -> tuple[jax.Array, ...]:
     dim = self.config.image_dim
-    found = 0 if batch.image is None else batch.image.shape[-1]
+    found = _width(batch.image)
     if found != dim:
       raise ValueError(
         f"the denoiser takes image embeddings of {dim} values (backbone.image_dim), and "
@@ -236,3 +236,7 @@ class DiT(nnx.Module):
         batch.positions, sizes_BL3, self.config.absolute_frequencies
       )
     )
+
+
+def _width(x: jax.Array | None) -> int:
+  return 0 if x is None else x.shape[-1]

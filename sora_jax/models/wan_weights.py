@@ -16,7 +16,7 @@ Kernels are transposed, layers are stacked, and scales of norms are called weigh
 directions are views (weights/tensors.py): nothing is read until it is needed.
 
 Shapes: D width, P values of a patch, C channels.
-Used by: training/warm_start.py, sora_jax/export/. Next: dit.py.
+Used by: sora_jax/export/. Next: dit.py.
 """
 
 import math

@@ -81,7 +81,7 @@ def train(config: TrainConfig, workdir: str | pathlib.Path) -> state.TrainState:
           if done % config.log_every == 0:
             profiler.look(done)
           done += 1
-          pending = done, values, waited, _clip_ids(local)
+          pending = done, values, waited, getattr(local, "clip_ids", None)
           checkpoints.save(train_state, data_state, step=done)
           if ending.reached(done):
             break
@@ -99,17 +99,12 @@ def train(config: TrainConfig, workdir: str | pathlib.Path) -> state.TrainState:
   return train_state
 
 
-def _clip_ids(local) -> list[int]:
-  """Of the clips in this process's rows, where they have ids."""
-  ids = getattr(local, "clip_ids", None)
-  return [] if ids is None else [int(i) for i in ids.ravel() if i >= 0]
-
-
 def _report(config, log, bar, window, number: int, values, waited: float, clips) -> None:
   """Reads one step's metrics, and logs where the interval or the end says so."""
   values = {k: float(v) for k, v in jax.device_get(values).items()}
   if values["skipped"]:
-    log.skipped(number, values, clips)
+    ids = [] if clips is None else [int(i) for i in clips.ravel() if i >= 0]
+    log.skipped(number, values, ids)
   window.add(values, waited)
   bar.update(number - bar.n)
   if number % config.log_every and number != config.num_steps:

@@ -4,7 +4,7 @@
     ...
   folders.write_manifest(folder)          manifest.json: {file: {sha256, bytes}}
 
-Used by: sora_jax/export/, training/warm_start.py.
+Used by: training/checkpoint.py, sora_jax/export/.
 """
 
 import contextlib

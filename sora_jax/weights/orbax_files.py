@@ -3,7 +3,7 @@
 Orbax keeps an item's arrays as zarr in one OCDBT database, which tensorstore reads in
 any part; restoring through Orbax would need room for whole arrays.
 
-Used by: sora_jax/export/, training/warm_start.py.
+Used by: sora_jax/export/.
 """
 
 import asyncio

@@ -7,7 +7,7 @@ Reading is the library's (mapped files, slices). Writing is ours, because the li
 wants a whole file's arrays in memory: the format is 8 bytes of header length, a JSON
 header, and the arrays one after another (https://github.com/huggingface/safetensors).
 
-Used by: models/wan_weights.py, training/warm_start.py, sora_jax/export/.
+Used by: sora_jax/export/.
 """
 
 import json

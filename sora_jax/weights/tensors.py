@@ -4,7 +4,7 @@ A conversion is a view: a `Tensor` whose `read` asks another one for the part it
 So weights go from one file to another, or into sharded arrays, a piece at a time.
 
 Used by: safetensors_files.py, orbax_files.py, models/wan_weights.py,
-training/warm_start.py, sora_jax/export/.
+sora_jax/export/.
 """
 
 import dataclasses
@@ -34,10 +34,6 @@ class Tensor:
   def nbytes(self) -> int:
     return self.size * self.dtype.itemsize
 
-  @property
-  def ndim(self) -> int:
-    return len(self.shape)
-
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
     del copy  # it is read anew each time
     return np.asarray(self.read(whole(self.shape)), dtype)
@@ -59,15 +55,10 @@ class Tensor:
       return self
     return Tensor(self.shape, dtype, lambda box: self.read(box).astype(dtype))
 
-  def mapped(self, function: Callable[[np.ndarray], np.ndarray], *others: "Tensor"):
-    """function(whole array, whole others ...); for small tensors, read whole each time."""
-
-    def make() -> np.ndarray:
-      return function(*(np.asarray(x) for x in (self, *others)))
-
-    operands = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (self, *others))
-    shape = function(*(np.zeros(x.shape, np.int8) for x in operands)).shape
-    return Tensor(shape, self.dtype, lambda box: make()[box])
+  def mapped(self, function: Callable[[np.ndarray], np.ndarray]) -> "Tensor":
+    """function(whole array); for small tensors, which are read whole each time."""
+    shape = function(np.zeros(self.shape, np.int8)).shape
+    return Tensor(shape, self.dtype, lambda box: function(np.asarray(self))[box])
 
   def layer(self, index: int) -> "Tensor":
     """One entry of the first dim, as `array[index]`."""

@@ -90,7 +90,7 @@ def test_a_run_of_ours_as_safetensors_and_back(run, tmp_path):
     source = sources.open_source(run, ema=ema)
     again = write("safetensors", source, tmp_path / f"ema_{ema}")
     verify.compare(source, again)
-    assert verify.check_outputs(source, tmp_path / f"ema_{ema}", "safetensors") == 0
+    assert verify.check_outputs(source, again, tmp_path, "safetensors") == 0
     assert again.step == 1 and again.codec == "somewhere"
   average, raw = (sources.open_source(run, ema=ema) for ema in (True, False))
   with pytest.raises(ValueError, match="differs"):
@@ -118,8 +118,8 @@ def test_stablehlo_runs_without_our_code(which, request, tmp_path):
   workdir = request.getfixturevalue(which)
   source = sources.open_source(workdir)
   out = tmp_path / "program"
-  write("stablehlo", source, out)
-  assert verify.check_outputs(source, out, "stablehlo") <= 1e-5
+  again = write("stablehlo", source, out)
+  assert verify.check_outputs(source, again, out, "stablehlo") <= 1e-5
   code = (
     "import sys, runpy; sys.modules['sora_jax'] = None; "
     "runpy.run_path('example.py', run_name='__main__')"
