@@ -11,10 +11,11 @@ comma := ,
 COMPILER := $(if $(findstring Linux x86_64,$(shell uname -sm)),$(comma)tpu)
 PARITY := $(VENV)-parity
 GPU := $(VENV)-gpu
+AUDIT := $(VENV)-audit
 # One worker per core, at most four; each holds a model or two.
 WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 
-.PHONY: demo test test-parity lint bench bench-gpu clean
+.PHONY: demo test test-parity lint check audit bench bench-gpu clean
 
 demo: $(READY)
 	$(PY) -m sora_jax.demo --workdir=runs/demo
@@ -29,6 +30,15 @@ test-parity: $(PARITY)/.ready
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 
+# Whether what is installed fits together; needs no network.
+check: $(TESTED)
+	$(PY) -m pip check
+
+# Known vulnerabilities of the pinned versions. Asks a public database of them about each,
+# so it is for people to run, not for CI.
+audit: $(AUDIT)/.ready
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 bench: $(READY)
 	$(PY) -m benchmarks.packed_vs_padded --out=benchmarks/results
 	$(PY) -m benchmarks.mixed_stream --out=benchmarks/results
@@ -41,7 +51,7 @@ bench-gpu: $(GPU)/.ready
 	$(GPU)/bin/python -m benchmarks.gpu --out=benchmarks/results/gpu.json
 
 clean:
-	rm -rf $(VENV) $(PARITY) $(GPU) build *.egg-info
+	rm -rf $(VENV) $(PARITY) $(GPU) $(AUDIT) build *.egg-info
 
 $(READY): setup.py constraints.txt
 	$(call install,$(VENV),dev)
@@ -55,6 +65,11 @@ $(PARITY)/.ready: setup.py constraints.txt
 
 $(GPU)/.ready: setup.py constraints.txt
 	$(call install,$(GPU),parity$(comma)cuda)
+
+$(AUDIT)/.ready:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet pip-audit
+	touch $@
 
 # install(environment, extra): versions as tested together.
 define install

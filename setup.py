@@ -20,7 +20,7 @@ setuptools.setup(
   package_dir={"": "."},
   install_requires=[
     "absl-py",
-    "av>=14",
+    "av>=14,<19",
     "chex",
     "flatbuffers",  # jax.export needs it, and does not ask for it
     "flax>=0.12.8",

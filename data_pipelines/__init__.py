@@ -15,8 +15,12 @@
   ingest_page.py       what was kept and dropped, to look at
   pixels.py            decoded frames -> upright RGB
   rows.py              the order of the data: a stream per row
+  records.py           records read with patience, bad ones left out and told of
+  checks.py            what makes a record unusable
+  ledger.py            was every clip given once in every epoch?
   crops.py             batches of crops, for the codec
   loader.py            latents -> PackedTokens, on Grain
+  mixture.py           several datasets in one run, each at its own place
   builders/            TFDS builders
   jobs/                commands that make datasets, or look at them
 """

@@ -20,12 +20,16 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+_LONGEST = 100_000  # characters of a caption
+_MOST = 1 << 30  # characters of all rows of a Parquet file, which may say one text often
+_ROWS = 256  # of a Parquet file, read at once
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaptionedFile:
   """A file to read, or where there is a `problem`, to skip."""
 
-  path: pathlib.Path
+  path: str
   name: str  # relative to the folder; printable, whatever the bytes of the path are
   caption: str = ""
   problem: str = ""  # no_caption, bad_caption, missing_file, outside_folder, bad_line
@@ -44,7 +48,8 @@ def find(
   Another `manifest` may be given; its file names are relative to `folder` as well.
 
   Raises:
-    ValueError: the manifest cannot be read, or there is more than one.
+    ValueError: the manifest cannot be read, leads out of the folder, or there is more
+      than one.
   """
   listing = _find_manifest(folder, manifest)
   entries, found = _read_manifest(listing)
@@ -80,10 +85,14 @@ def _find_manifest(
       raise ValueError(f"--manifest={given} is not a {', '.join(_READERS)} file")
     return path
   standing = [folder / f"manifest{suffix}" for suffix in _READERS]
-  standing = [path for path in standing if path.exists()]
+  standing = [path for path in standing if path.is_file()]
   if len(standing) > 1:
     names = " and ".join(path.name for path in standing)
     raise ValueError(f"{folder} has {names}; name one of them with --manifest")
+  if standing and not _is_inside(folder, standing[0].name):
+    raise ValueError(
+      f"{standing[0]} is a link out of its folder; if it is yours, give it as --manifest"
+    )
   return standing[0] if standing else None
 
 
@@ -102,7 +111,8 @@ def _read_manifest(
     except (ValueError, KeyError, TypeError, RecursionError) as error:
       bad_lines.append(
         CaptionedFile(
-          path=path, name=f"{path.name}:{number}", problem="bad_line", detail=repr(error)
+          path=str(path), name=f"{path.name}:{number}", problem="bad_line",
+          detail=printable(repr(error)),
         )
       )
       continue
@@ -131,23 +141,46 @@ def _read_jsonl(path: pathlib.Path) -> Iterator[tuple[int, Any]]:
 def _read_csv(path: pathlib.Path) -> Iterator[tuple[int, Any]]:
   """With a header that has `file` and `caption`."""
   reader = csv.DictReader(io.StringIO(_read_text(path)))
-  if "file" not in (reader.fieldnames or ()):
-    raise ValueError(f"{path} has no column file, only {reader.fieldnames}")
-  for entry in reader:
-    yield reader.line_num, entry
+  try:
+    if "file" not in (reader.fieldnames or ()):
+      raise ValueError(f"{path} has no column file, only {reader.fieldnames}")
+    for entry in reader:
+      yield reader.line_num, entry
+  except csv.Error as error:
+    raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
 
 def _read_parquet(path: pathlib.Path) -> Iterator[tuple[int, Any]]:
   """With columns `file` and `caption`; others are not read."""
+  number = length = 0
   try:
-    file = pyarrow.parquet.ParquetFile(path)
-    columns = [name for name in ("file", "caption") if name in file.schema_arrow.names]
+    schema = pyarrow.parquet.read_schema(path)
+    columns = [name for name in ("file", "caption") if name in schema.names]
     if "file" not in columns:
-      raise ValueError(f"{path} has no column file, only {file.schema_arrow.names}")
-    for batch in file.iter_batches(columns=columns):
-      yield from enumerate(batch.to_pylist(), 1)
-  except pyarrow.ArrowException as error:
-    raise ValueError(f"{path} is not a Parquet file: {error}") from error
+      raise ValueError(f"has no column file, only {schema.names}")
+    texts = [name for name in columns if pyarrow.types.is_string(schema.field(name).type)]
+    file = pyarrow.parquet.ParquetFile(path, read_dictionary=texts)
+    for batch in file.iter_batches(_ROWS, columns=columns):
+      values = [_values(batch[name]) for name in columns]
+      for row in zip(*values):
+        number += 1
+        length += sum(len(value) for value in row if isinstance(value, str))
+        if length > _MOST:
+          raise ValueError(f"holds more than {_MOST:,} characters: split it up")
+        yield number, dict(zip(columns, row))
+  except (pyarrow.ArrowException, OSError) as error:
+    reason = " ".join(str(error).split())[:200]
+    raise ValueError(f"{path} is not a Parquet file: {reason}") from error
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+
+
+def _values(column: pyarrow.Array) -> list[Any]:
+  """Of a column; what is one text in the file is one in memory."""
+  if not isinstance(column, pyarrow.DictionaryArray):
+    return column.to_pylist()
+  texts = column.dictionary.to_pylist()
+  return [None if i is None else texts[i] for i in column.indices.to_pylist()]
 
 
 _READERS = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
@@ -157,17 +190,19 @@ def _describe(
   folder: pathlib.Path, relative: str, entry: dict[str, Any]
 ) -> CaptionedFile:
   path = folder / relative
-  caption, problem = entry.get("caption"), ""
+  caption, problem, detail = entry.get("caption"), "", ""
   caption = caption.strip() if isinstance(caption, str) else ""
   if not _is_inside(folder, relative):
     problem = "outside_folder"
-  elif not path.exists():
+  elif not os.path.exists(path):  # also of a name that is too long to be one
     problem = "missing_file"
   elif not caption:
-    caption, problem = _read_sidecar(path)
+    caption, problem = _read_sidecar(folder, path)
+  if len(caption) > _LONGEST and not problem:
+    problem, detail = "bad_caption", f"longer than {_LONGEST:,} characters"
   return CaptionedFile(
-    path=path, name=_printable(relative), caption=_printable(caption), problem=problem,
-    warnings=tuple(entry.get("warnings", ())),
+    path=str(path), name=printable(relative), caption=printable(caption[:_LONGEST]),
+    problem=problem, detail=detail, warnings=tuple(entry.get("warnings", ())),
   )  # fmt: skip
 
 
@@ -176,16 +211,19 @@ def _is_inside(folder: pathlib.Path, relative: str) -> bool:
   if os.path.isabs(relative):
     return False
   try:
-    return (folder / relative).resolve().is_relative_to(folder.resolve())
+    return folder.resolve() in (folder / relative).resolve().parents
   except (OSError, ValueError, RuntimeError):  # a loop of links, a zero byte
     return False
 
 
-def _read_sidecar(path: pathlib.Path) -> tuple[str, str]:
+def _read_sidecar(folder: pathlib.Path, path: pathlib.Path) -> tuple[str, str]:
   """(caption, problem) of the .txt beside a file."""
   sidecar = path.with_suffix(".txt")
   if sidecar == path or not sidecar.is_file():
     return "", "no_caption"
+  inside = _is_inside(folder, os.path.relpath(sidecar, folder))
+  if not inside or sidecar.stat().st_size > 4 * _LONGEST:
+    return "", "bad_caption"
   try:
     caption = sidecar.read_text(encoding="utf-8-sig").strip()
   except UnicodeDecodeError:
@@ -193,6 +231,6 @@ def _read_sidecar(path: pathlib.Path) -> tuple[str, str]:
   return caption, "" if caption else "no_caption"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
   """Valid Unicode, also of a file name or a JSON string that is not."""
   return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")

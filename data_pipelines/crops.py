@@ -1,6 +1,6 @@
 """Clips -> fixed-size crops, the batches that train the video compression network.
 
-Used by: configs/. Next: rows.py, sora_jax/objectives/autoencoder.py.
+Used by: configs/. Next: rows.py, records.py, sora_jax/objectives/autoencoder.py.
 """
 
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from data_pipelines import checks, records
 from data_pipelines import rows as rows_lib
 from sora_jax.configlib import config
 
@@ -20,18 +21,25 @@ class ClipCrops:
   split: str = "train"
   rows: int = 32  # of the global batch
   crop: tuple[int, int, int] = (9, 24, 24)  # frames, height, width
+  max_bad_records: int = 100  # left out by a process before it stops; see checks.py
   seed: int = 0
 
   def open(self, rows: range) -> rows_lib.RowBatches:
-    """The stream of the given rows of the global batch."""
-    source = rows_lib.open_source(self.path, self.split)
+    """The stream of the given rows of the global batch.
+
+    Raises:
+      ValueError: no such dataset; later, from the stream, too many bad records.
+    """
+    read = records.Records(
+      rows_lib.open_source(self.path, self.split), self.path, fields=("video",),
+      parse=lambda record: {"video": checks.video(record.get("video"))},
+      most_bad=self.max_bad_records,
+    )  # fmt: skip
 
     def make_row(row: int) -> grain.IterDataset:
-      stream = rows_lib.row_stream(source, row, self.rows, self.seed)
-      stream = stream.random_map(RandomCrop(self.crop), seed=self.seed)
-      return rows_lib.to_iterator(stream)
+      return rows_lib.row_stream(read, RandomCrop(self.crop), row, self.rows, self.seed)
 
-    return rows_lib.RowBatches(rows, make_row, lambda batch: batch)
+    return rows_lib.RowBatches(rows, make_row, lambda batch: batch, read)
 
 
 class RandomCrop(grain.transforms.RandomMap):

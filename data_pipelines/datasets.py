@@ -21,6 +21,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 _MADE_FROM = "made_from.json"
+_FEATURES = "tensorflow_datasets.core.features."
 Example = dict[str, Any]
 
 
@@ -73,6 +74,40 @@ def standing(out: str | pathlib.Path, made_from: Any) -> pathlib.Path | None:
   if not mark.exists() or json.loads(mark.read_text()) != _plain(made_from):
     return None
   return next((p.parent for p in pathlib.Path(out).glob("*/*/features.json")), None)
+
+
+def check_description(folder: str | pathlib.Path) -> None:
+  """What TFDS would do on a description's word: import classes, open files elsewhere.
+
+  Raises:
+    ValueError: features.json names classes that are not of TFDS, or dataset_info.json
+      names that lead out of the folder; or one of them is no JSON.
+  """
+  folder = pathlib.Path(folder)
+  for key, value in _values(folder / "features.json"):
+    if key == "pythonClassName" and not str(value).startswith(_FEATURES):
+      raise ValueError(
+        f"{folder / 'features.json'} names the class {value!r:.80}, which is not of TFDS"
+      )
+  info = folder / "dataset_info.json"
+  for key, value in _values(info) if info.exists() else ():
+    if key in ("name", "filepathTemplate") and set("/\\\0") & set(str(value)):
+      raise ValueError(f"{info}: {key} is {value!r:.80}, which leads out of the folder")
+
+
+def _values(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+  """Every key of every object in a JSON file, with its value."""
+  try:
+    left = [json.loads(path.read_text(encoding="utf-8"))]
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"{path} is not JSON: {error}") from error
+  while left:
+    node = left.pop()
+    if isinstance(node, dict):
+      yield from node.items()
+      left += node.values()
+    elif isinstance(node, list):
+      left += node
 
 
 @contextlib.contextmanager

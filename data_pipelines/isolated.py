@@ -3,40 +3,52 @@
 A few worker processes take one call after another. One that is past its time is killed,
 one that died is replaced, and only its own call is lost.
 
+A worker reads files of strangers, so what it says is data: calls and answers are JSON, a
+line each, and an answer that is too long or no JSON is a call that was lost.
+
+  python -P -m data_pipelines.isolated MODULE:FUNCTION BOUNDS   a worker; started by `run`
+
 Used by: jobs/ingest.py.
 """
 
 import collections
-import dataclasses
-import multiprocessing
-import multiprocessing.connection
+import contextlib
+import errno
+import importlib
+import json
+import math
+import os
 import resource
+import select
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-_CONTEXT = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
+from sora_jax import configlib
+
+# An answer is one of these with its value.
+_RAISED = {"ValueError": ValueError, "OSError": OSError, "RuntimeError": RuntimeError}
+_ANSWERS = {"result": object, "lost": str, **dict.fromkeys(_RAISED, str)}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@configlib.config
 class Bounds:
   """Of each call."""
 
   seconds: float = 90.0
   memory: int = 8 << 30  # bytes of address space of a worker
   file_size: int = 4 << 30  # bytes of any file that it writes
+  answer: int = 8 << 20  # bytes of what it returns, as JSON
 
 
 class Lost(Exception):
-  """A call without a result; says `timeout`, `crashed` or `out_of_memory`."""
+  """A call without a result.
 
-
-@dataclasses.dataclass
-class _Worker:
-  process: Any
-  pipe: multiprocessing.connection.Connection
-  key: Any = None  # of the call that it is busy with
-  deadline: float = 0.0
+  Says `timeout`, `crashed`, `out_of_memory`, `file_too_large` or `bad_answer`.
+  """
 
 
 def run(
@@ -44,74 +56,151 @@ def run(
 ) -> Iterator[tuple[Any, Any]]:
   """(key, function(*arguments)) of every (key, arguments), as they get done.
 
-  Where a call was lost, its result is a `Lost`; where it raised, that exception is
-  raised here. `function` is importable, arguments and results can be pickled.
+  Where a call was lost, its result is a `Lost`; where it raised a ValueError or an
+  OSError, that is raised here, and anything else as a RuntimeError. `function` is
+  importable; arguments are what configs hold (dataclasses of ours among them), and
+  results are JSON.
   """
   waiting = collections.deque(calls)
-  pool = [_start(function, bounds) for _ in range(min(workers, len(waiting)))]
+  pool: list[_Worker] = []
   try:
-    while waiting or any(worker.key is not None for worker in pool):
-      for i, worker in enumerate(pool):
-        if worker.key is None and waiting:
-          worker.key, arguments = waiting.popleft()
-          worker.deadline = time.monotonic() + bounds.seconds
-          worker.pipe.send(arguments)
-        elif worker.key is not None and time.monotonic() > worker.deadline:
-          yield worker.key, Lost("timeout")
-          _stop(worker)
-          pool[i] = _start(function, bounds)
-      busy = {worker.pipe: i for i, worker in enumerate(pool) if worker.key is not None}
-      nearest = min((pool[i].deadline for i in busy.values()), default=0.0)
-      patience = max(0.0, nearest - time.monotonic())
-      for pipe in multiprocessing.connection.wait(list(busy), patience):
-        worker = pool[busy[pipe]]
-        key, worker.key = worker.key, None
-        try:
-          result, error = pipe.recv()
-        except (EOFError, ConnectionResetError):
-          _stop(worker)
-          pool[busy[pipe]] = _start(function, bounds)
-          result, error = Lost("crashed"), None
-        if error is not None:
-          raise error
-        yield key, result
+    while waiting or any(worker.is_busy for worker in pool):
+      busy = sum(worker.is_busy for worker in pool)
+      while len(pool) < min(workers, busy + len(waiting)):
+        pool.append(_Worker(function, bounds))
+      for worker in pool:
+        if waiting and not worker.is_busy:
+          worker.begin(*waiting.popleft())
+      at_work = [worker for worker in pool if worker.is_busy]
+      _wait(at_work)
+      for worker in at_work:
+        for kind, value in worker.answer().items():
+          if kind in _RAISED:
+            raise _RAISED[kind](value)
+          if kind == "lost":
+            worker.stop()
+            pool.remove(worker)
+          yield worker.key, Lost(value) if kind == "lost" else value
   finally:
     for worker in pool:
-      _stop(worker)
+      worker.stop()
 
 
-def _start(function: Callable, bounds: Bounds) -> _Worker:
-  ours, theirs = _CONTEXT.Pipe()
-  process = _CONTEXT.Process(
-    target=_serve, args=(theirs, function, bounds), daemon=True
-  )
-  process.start()
-  theirs.close()
-  return _Worker(process, ours)
+def _wait(workers: list["_Worker"]) -> None:
+  """Until one of them says something, or is out of time."""
+  poll = select.poll()
+  for worker in workers:
+    poll.register(worker, select.POLLIN)
+  left = min(worker.deadline for worker in workers) - time.monotonic()
+  poll.poll(max(0, math.ceil(1000 * left)))
 
 
-def _stop(worker: _Worker) -> None:
-  worker.process.kill()
-  worker.process.join()
-  worker.pipe.close()
+class _Worker:
+  """A process, and the call that it is busy with."""
+
+  def __init__(self, function: Callable, bounds: Bounds):
+    name = f"{function.__module__}:{function.__qualname__}"
+    path = os.pathsep.join(place or os.getcwd() for place in sys.path)
+    self._process = subprocess.Popen(
+      [sys.executable, "-P", "-m", __name__, name, configlib.to_json(bounds)],
+      env=os.environ | {"PYTHONPATH": path},
+      stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+    )  # fmt: skip
+    os.set_blocking(self.fileno(), False)  # half an answer is not waited for
+    self._bounds = bounds
+    self._said = bytearray()
+    self.key: Any = None
+    self.is_busy = False
+    self.deadline = math.inf
+
+  def fileno(self) -> int:
+    return self._process.stdout.fileno()
+
+  def begin(self, key: Any, arguments: tuple) -> None:
+    self.key, self.is_busy = key, True
+    self.deadline = time.monotonic() + self._bounds.seconds
+    # Line breaks in JSON are between its parts only.
+    line = configlib.to_json(arguments).replace("\n", "") + "\n"
+    # One that has died says so by saying nothing.
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.write(line.encode())
+
+  def answer(self) -> dict[str, Any]:
+    """What came of the call, as one of `_ANSWERS`; empty while it goes on."""
+    answer = self._hear()
+    if not answer and time.monotonic() > self.deadline:
+      answer = {"lost": "timeout"}
+    if answer:
+      self.is_busy, self.deadline = False, math.inf
+    return answer
+
+  def _hear(self) -> dict[str, Any]:
+    try:
+      piece = os.read(self.fileno(), 1 << 20)
+    except BlockingIOError:
+      return {}
+    if not piece:
+      return {"lost": "crashed"}
+    self._said += piece
+    if len(self._said) > self._bounds.answer:
+      return {"lost": "bad_answer"}
+    if not self._said.endswith(b"\n"):
+      return {}
+    said, self._said = self._said, bytearray()
+    try:
+      ((kind, value),) = json.loads(said).items()
+      if isinstance(value, _ANSWERS[kind]):
+        return {kind: value}
+    except (ValueError, RecursionError, AttributeError, KeyError):
+      pass
+    return {"lost": "bad_answer"}
+
+  def stop(self) -> None:
+    self._process.kill()
+    self._process.wait()
+    self._process.stdin.close()
+    self._process.stdout.close()
 
 
-def _serve(
-  pipe: multiprocessing.connection.Connection, function: Callable, bounds: Bounds
-) -> None:
+def _main(name: str, bounds: str) -> None:
   """Answers calls until the other side is gone."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other side hears it too, and stops us
+  calls, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+  # Whatever else reads or prints here has no part in the conversation.
+  os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+  os.dup2(2, 1)
+  module, _, function = name.partition(":")
+  function = getattr(importlib.import_module(module), function)
+  bounds = configlib.from_json(bounds)
   resource.setrlimit(resource.RLIMIT_AS, (bounds.memory, bounds.memory))
   resource.setrlimit(resource.RLIMIT_FSIZE, (bounds.file_size, bounds.file_size))
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-  while True:
+  for line in calls:
+    # Ends this process where the one that would stop it was killed itself.
+    signal.setitimer(signal.ITIMER_REAL, bounds.seconds + 10.0)
     try:
-      arguments = pipe.recv()
-    except EOFError:
+      answers.write(_answer(function, configlib.from_json(line)))
+      answers.flush()
+    except BrokenPipeError:
       return
-    try:
-      answer = function(*arguments), None
-    except MemoryError:
-      answer = Lost("out_of_memory"), None
-    except Exception as error:  # ours to raise, not theirs
-      answer = None, error
-    pipe.send(answer)
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+def _answer(function: Callable, arguments: tuple) -> bytes:
+  try:
+    return json.dumps({"result": function(*arguments)}).encode() + b"\n"
+  except MemoryError:
+    answer = {"lost": "out_of_memory"}
+  except OSError as error:
+    lost = {errno.EFBIG: "file_too_large", errno.ENOMEM: "out_of_memory"}
+    known = error.errno in lost
+    answer = {"lost": lost[error.errno]} if known else {"OSError": str(error)}
+  except ValueError as error:
+    answer = {"ValueError": str(error)}
+  except Exception as error:  # the other side's to raise, not ours
+    answer = {"RuntimeError": f"{type(error).__name__}: {error}"}
+  return json.dumps(answer).encode() + b"\n"
+
+
+if __name__ == "__main__":
+  _main(*sys.argv[1:])

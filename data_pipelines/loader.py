@@ -5,7 +5,7 @@ Grain's first-fit packer; their captions are packed alongside into `text_tokens_
 text tokens. Dropping tokens at a rate drawn per clip is NaViT's (arXiv:2307.06304).
 
 Shapes: as in sora_jax/api.py; n tokens of one clip, m tokens of its caption.
-Used by: configs/. Next: rows.py, sora_jax/training/loop.py.
+Used by: configs/, mixture.py. Next: rows.py, records.py, sora_jax/training/loop.py.
 """
 
 import math
@@ -15,6 +15,7 @@ import grain
 import numpy as np
 from grain import experimental as grain_experimental
 
+from data_pipelines import checks, records
 from data_pipelines import rows as rows_lib
 from sora_jax import api
 from sora_jax.configlib import config
@@ -37,6 +38,8 @@ class PackedLatents:
   tokenizer: tokenizers.Tokenizer
   token_drop: float = 0.0  # each clip drops a share drawn from [0, token_drop]
   skip_too_long: bool = False  # leave out clips longer than a row instead of an error
+  empty_captions: bool = False  # train on clips without a caption, too
+  max_bad_records: int = 100  # left out by a process before it stops; see checks.py
   seed: int = 0
 
   def open(self, rows: range) -> rows_lib.RowBatches:
@@ -44,7 +47,7 @@ class PackedLatents:
 
     Raises:
       ValueError: no such dataset, or none with embeddings where they are asked for;
-        later, from the stream, a clip longer than a row.
+        later, from the stream, a clip longer than a row, or too many bad records.
     """
     if not 0.0 <= self.token_drop < 1.0:
       raise ValueError(f"data.token_drop must be in [0, 1), got {self.token_drop}")
@@ -54,19 +57,39 @@ class PackedLatents:
         f"tokenizer.max_tokens ({self.tokenizer.max_tokens})"
       )
     source = rows_lib.open_source(self.path, self.split)
-    stored = isinstance(self.tokenizer, tokenizers.StoredEmbeddings)
-    if stored and "text" not in source[0]:
+    if self._stored and "text" not in source.dataset_info.features:
       raise ValueError(
         f"data.tokenizer=StoredEmbeddings needs captions as embeddings, and {self.path} "
         "has none: encode the clips with --text_encoder"
       )
+    read = records.Records(
+      source, self.path, parse=self._parse, alike=_alike, most_bad=self.max_bad_records,
+      fields=("latents", "caption", "fps", *(["text"] if self._stored else [])),
+    )  # fmt: skip
 
     def make_row(row: int) -> grain.IterDataset:
-      stream = rows_lib.row_stream(source, row, self.rows, self.seed)
-      stream = stream.random_map(Tokenize(self), seed=self.seed)
-      return self._pack(rows_lib.to_iterator(stream).filter(_fits), row)
+      stream = rows_lib.row_stream(read, Tokenize(self), row, self.rows, self.seed)
+      return self._pack(stream, row)
 
-    return rows_lib.RowBatches(rows, make_row, collate)
+    return rows_lib.RowBatches(rows, make_row, collate, read)
+
+  @property
+  def _stored(self) -> bool:
+    return isinstance(self.tokenizer, tokenizers.StoredEmbeddings)
+
+  def _parse(self, record: records.Record) -> records.Record:
+    """The values of a record that are used; raises `checks.Unusable`."""
+    values = {
+      "latents": checks.latents(record.get("latents"), self.patch),
+      "caption": checks.caption(
+        record.get("caption"), may_be_empty=self.empty_captions
+      ),
+      "fps": checks.fps(record.get("fps")),
+    }
+    if self._stored:
+      most = self.tokenizer.max_tokens
+      values["text"] = checks.embeddings(record.get("text"), most)
+    return values
 
   def _pack(self, stream: grain.IterDataset, row: int) -> grain.IterDataset:
     tokens, clips = self.tokens_per_row, self.max_clips_per_row
@@ -82,57 +105,61 @@ class PackedLatents:
     )  # fmt: skip
 
 
+def _alike(values: records.Record) -> dict[str, Any]:
+  """What the packer needs to be the same in all records."""
+  text = values.get("text")
+  embedded = {} if text is None else {"width of text": text.shape[1], "text": text.dtype}
+  return {"channels of latents": values["latents"].shape[-1], **embedded}
+
+
 class Tokenize(grain.transforms.RandomMap):
-  """One latents record -> the arrays of one segment, or None where it is skipped."""
+  """One record, as `PackedLatents` parsed it -> the arrays of one segment."""
 
   def __init__(self, config: PackedLatents):
     self._config = config
 
   def random_map(
-    self, record: dict[str, Any], rng: np.random.Generator
-  ) -> dict[str, np.ndarray] | None:
-    latents_THWC = np.asarray(record["latents"], np.float32)
+    self, record: records.Record, rng: np.random.Generator
+  ) -> dict[str, np.ndarray]:
+    latents_THWC, caption = record["latents"], record["caption"]
     size = patches.grid(latents_THWC.shape, self._config.patch)
     keep = self._keep(math.prod(size), rng)
-    caption = record["caption"].decode()
     if len(keep) > self._config.tokens_per_row:
-      return self._too_long(caption, size)
+      raise self._too_long(caption, size)
     tokens = patches.patchify(latents_THWC, self._config.patch)
     return {
       "tokens": tokens[keep],
       "positions": patches.positions(size)[keep],
-      "text": self._text(record, caption),
+      "text": self._text(record),
       "sizes": np.asarray([size], np.int32),
       "fps": np.float32([record["fps"]]),
       # One more than the index, because the packer pads with zeros.
       "clip_ids": np.asarray([record["index"] + 1], np.int32),
     }
 
-  def _text(self, record: dict[str, Any], caption: str) -> np.ndarray:
+  def _text(self, record: records.Record) -> np.ndarray:
     tokenizer = self._config.tokenizer
     if isinstance(tokenizer, tokenizers.StoredEmbeddings):
       return tokenizer.fit(record["text"])
-    return tokenizer.encode(caption)
+    return tokenizer.encode(record["caption"])
 
   def _keep(self, num: int, rng: np.random.Generator) -> np.ndarray:
     rate = rng.uniform(0.0, self._config.token_drop)
     count = max(1, round(num * (1.0 - rate)))
     return np.sort(rng.choice(num, count, replace=False)) if rate else np.arange(num)
 
-  def _too_long(self, caption: str, size: tuple[int, int, int]) -> None:
-    config = self._config
+  def _too_long(self, caption: str, size: tuple[int, int, int]) -> Exception:
+    config, num = self._config, math.prod(size)
     if config.skip_too_long:
-      return None
-    raise ValueError(
-      f"the clip {caption[:60]!r} has {math.prod(size)} tokens ({size[0]}x{size[1]}x"
-      f"{size[2]} patches), more than a row: raise --config.data.tokens_per_row (now "
+      return checks.Unusable(
+        checks.TOO_LONG, f"{num} tokens of {config.tokens_per_row} that a row has"
+      )
+    return ValueError(
+      f"the clip {caption[:60]!r} has {num} tokens ({size[0]}x{size[1]}x{size[2]} "
+      "patches), more than a row: raise --config.data.tokens_per_row (now "
       f"{config.tokens_per_row}), make the clips smaller or shorter, or leave such clips "
       "out with --config.data.skip_too_long"
     )
-
-
-def _fits(element: dict[str, np.ndarray] | None) -> bool:
-  return element is not None
 
 
 def collate(batch: dict[str, np.ndarray]) -> api.PackedTokens:

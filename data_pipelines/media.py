@@ -81,10 +81,9 @@ def _read_image(path: pathlib.Path, limits: Limits, keep: Keep) -> Media | None:
 
   By Pillow, since FFmpeg does not notice that an image is truncated.
   """
+  warnings.filterwarnings("ignore", module="PIL")  # what is wrong is in the report
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # we check below
-      image = Image.open(path, formats=_IMAGE_FORMATS)
+    image = Image.open(path, formats=_IMAGE_FORMATS)
   except Image.DecompressionBombError as error:
     raise MediaError("too_large", error) from error
   except Exception:  # Pillow's parsers raise nearly anything on odd files

@@ -17,17 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import filters, media
+from data_pipelines import captioned_files, filters, media
 from data_pipelines.captioned_files import CaptionedFile
 
 Row = dict[str, Any]
 
 
 def fill(
-  number: int, file: CaptionedFile, spool: pathlib.Path, limits: media.Limits,
+  number: int, file: CaptionedFile, spool: str | os.PathLike, limits: media.Limits,
   thresholds: filters.Thresholds,
 ) -> Row:  # fmt: skip
   """Reads the file once; the row says what became of it and of each of its clips."""
+  spool = pathlib.Path(spool)
   temporary = spool / f"{number}.partial"
   shutil.rmtree(temporary, ignore_errors=True)
   temporary.mkdir()
@@ -45,7 +46,7 @@ def fill(
     })  # fmt: skip
 
   try:
-    read = media.read(file.path, limits, keep)
+    read = media.read(pathlib.Path(file.path), limits, keep)
   except media.MediaError as error:
     shutil.rmtree(temporary)
     return write_row(spool, number, skipped(file, error.reason, error.detail))
@@ -74,7 +75,8 @@ def fill(
 def skipped(file: CaptionedFile, reason: str, detail: str) -> Row:
   """The row of a file without clips."""
   return {
-    "file": file.name, "status": "skipped", "reason": reason, "detail": detail,
+    "file": file.name, "status": "skipped", "reason": reason,
+    "detail": captioned_files.printable(detail),
     "warnings": list(file.warnings), "clips": 0, "all_clips": [],
   }  # fmt: skip
 
@@ -94,5 +96,17 @@ def read_row(spool: pathlib.Path, number: int) -> Row | None:
 
 
 def load(spool: pathlib.Path, number: int, clip: int) -> np.ndarray:
-  """uint8 [T, H, W, 3]."""
-  return np.load(spool / str(number) / f"{clip:04d}.npy")
+  """uint8 [T, H, W, 3].
+
+  Raises:
+    ValueError: the file is no such clip; what a worker wrote is data, never a pickle.
+  """
+  path = spool / str(number) / f"{clip:04d}.npy"
+  try:
+    # Mapped, since a header may claim any size.
+    frames = np.load(path, mmap_mode="r", allow_pickle=False)
+  except (ValueError, EOFError) as error:
+    raise ValueError(f"{path} is not a clip: {error}") from error
+  if getattr(frames, "dtype", None) != np.uint8 or frames.shape[3:] != (3,):
+    raise ValueError(f"{path} is not a clip: its frames are not uint8 RGB")
+  return np.array(frames)

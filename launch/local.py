@@ -6,7 +6,8 @@
 
 Each process has --devices fake CPU devices. What is true of a pod's processes can be
 tried here: the order of the data, checkpoints of many processes, a lost process. When
-one ends with an error, the others are stopped. Output is prefixed with the process's
+one ends with an error, the others are stopped, and all are started again if --restarts
+says so and the error is not the user's (code 2). Output is prefixed with the process's
 number; --quiet shows only the first's.
 """
 
@@ -22,6 +23,7 @@ import time
 from launch import shell
 
 _GRACE_SECONDS = 30.0
+_USER_ERROR = 2  # of our commands: the same again would fail the same
 
 
 def environment(number: int, num_processes: int, devices: int, port: int) -> dict[str, str]:
@@ -42,10 +44,16 @@ def free_port() -> int:
     return probe.getsockname()[1]
 
 
-def run(command: list[str], *, num_processes: int, devices: int, quiet: bool) -> int:
-  """Runs all processes to their end; the first error code, or 0."""
+def run(
+  command: list[str], *, num_processes: int, devices: int, quiet: bool
+) -> tuple[int, bool]:
+  """Runs all processes to their end.
+
+  Returns:
+    The first error code, or 0; and whether a signal told this launcher to stop them.
+  """
   port = free_port()
-  processes, readers = [], []
+  processes, readers, told = [], [], []
   for number in range(num_processes):
     process = subprocess.Popen(
       command, env=os.environ | environment(number, num_processes, devices, port),
@@ -57,6 +65,7 @@ def run(command: list[str], *, num_processes: int, devices: int, quiet: bool) ->
     readers[-1].start()
 
   def forward(signum, frame) -> None:
+    told.append(signum)
     for process in processes:
       if process.poll() is None:
         process.send_signal(signum)
@@ -66,7 +75,7 @@ def run(command: list[str], *, num_processes: int, devices: int, quiet: bool) ->
   code = _wait(processes)
   for reader in readers:
     reader.join()
-  return code
+  return code, bool(told)
 
 
 def _wait(processes: list[subprocess.Popen]) -> int:
@@ -98,6 +107,7 @@ def main() -> None:
   made = shell.parser(__doc__)
   made.add_argument("--num_processes", type=int, default=2)
   made.add_argument("--devices", type=int, default=1, help="fake ones of each process")
+  made.add_argument("--restarts", type=int, default=0, help="after crashes")
   made.add_argument("--quiet", action="store_true", help="show the first process only")
   options, command = shell.parse(made)
   shell.required(command)
@@ -110,10 +120,15 @@ def main() -> None:
       words = environment(number, options.num_processes, options.devices, 12345)
       print(*(f"{k}={shlex.quote(v)}" for k, v in words.items()), shlex.join(command))
     return
-  sys.exit(
-    run(command, num_processes=options.num_processes, devices=options.devices,
-        quiet=options.quiet)
-  )  # fmt: skip
+  for attempt in range(options.restarts + 1):
+    code, told = run(
+      command, num_processes=options.num_processes, devices=options.devices,
+      quiet=options.quiet,
+    )  # fmt: skip
+    if told or code in (0, _USER_ERROR) or attempt == options.restarts:
+      break
+    print(f"attempt {attempt} ended with {code}; all are started again", flush=True)
+  sys.exit(code)
 
 
 if __name__ == "__main__":

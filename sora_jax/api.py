@@ -62,6 +62,17 @@ class BatchIterator(Protocol):
   def set_state(self, state: dict[str, Any]) -> None:
     """Continues from a state; extra rows are ignored, a missing one is an error."""
 
+  def rejected(self) -> list[dict[str, Any]]:
+    """Records left out since the last call, each {"dataset", "index", "id", "reason",
+    "detail"}, and each told of once in a process. May be called from another thread,
+    and after `__next__` has raised.
+    """
+
+  def names(self, clip_ids: list[int]) -> list[str]:
+    """What the clips of those numbers are called (DATASET#ID), for people to read. May
+    be called from another thread.
+    """
+
 
 class BatchSource(Protocol):
   """What a config plugs in as training data."""

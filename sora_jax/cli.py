@@ -1,15 +1,22 @@
 """How every command starts and fails: flags by absl, user errors in one line.
 
+Nothing of the environment, and no token of a flag, is printed or written down: a config
+holds what its fields say, and no field is a secret (tests/security/test_secrets.py).
+
 Used by: the verbs, the jobs of data_pipelines.
 """
 
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 
+import jax
 from absl import app, flags, logging
+
+from sora_jax import distributed
 
 _TRACEBACK = flags.DEFINE_bool(
   "traceback", False, "Show the Python traceback of a user error too."
@@ -35,13 +42,22 @@ def run(main: Callable[[], None]) -> None:
       if _TRACEBACK.value:
         raise
       _fail(str(error))
+    except Exception as error:
+      if isinstance(error, jax.errors.JaxRuntimeError):
+        distributed.wait_for_verdict()
+      if not distributed.is_alone():
+        traceback.print_exc()
+      distributed.fail(repr(error), 1)
+      raise
 
   app.run(guarded, flags_parser=_parse)
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _parse(
+  argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
+) -> list[str]:
   try:
-    return flags.FLAGS(argv)
+    return flag_values(argv)
   except (flags.Error, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
     message = str(error.args[0] if isinstance(error, KeyError) else error)
     # config_flags quotes a whole traceback; its last paragraph is what went wrong.
@@ -54,6 +70,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _fail(message: str) -> None:
   print(f"error: {message}", file=sys.stderr)
+  distributed.fail(message, 2)
   sys.exit(2)
 
 

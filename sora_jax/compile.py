@@ -17,7 +17,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from sora_jax import cli
+from sora_jax import cli, configlib
 from sora_jax.aot import topology
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "KIND:SHAPE, such as v5p:4x4x8.")
@@ -32,7 +32,7 @@ _OUT = flags.DEFINE_string("out", None, "JSON file for all numbers.")
 
 
 def main() -> None:
-  config = _CONFIG.value
+  config = configlib.check(_CONFIG.value)
   config.objective.model.backbone.attention.kernel = _KERNEL.value
   devices = topology.devices_of(_TOPOLOGY.value, _SLICES.value)
   meshes = _meshes(len(devices)) if _SWEEP.value else [

@@ -10,6 +10,8 @@ Used by: every package. Next: `api.py`.
 import dataclasses
 import importlib
 import json
+import pathlib
+import types
 import typing
 from typing import Any
 
@@ -34,6 +36,18 @@ def to_json(tree: Any) -> str:
   return json.dumps(_encode(tree), indent=2)
 
 
+def read(path: pathlib.Path) -> str:
+  """The text of a config.json.
+
+  Raises:
+    ValueError: it is not text.
+  """
+  try:
+    return path.read_text(encoding="utf-8")
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not text in UTF-8: {error}") from error
+
+
 def from_json(text: str, field: str | None = None) -> Any:
   """The tree that `to_json` wrote, or one field of its root.
 
@@ -41,13 +55,16 @@ def from_json(text: str, field: str | None = None) -> Any:
   sampled where its data pipeline is not installed.
 
   Raises:
-    ValueError: the text is not a config, or names a class outside this project.
+    ValueError: the text is not a config, names a class outside this project, or has a
+      value that its field does not take.
   """
   try:
     data = json.loads(text)
-  except json.JSONDecodeError as error:
+  except (ValueError, RecursionError) as error:
     raise ValueError(f"config.json is not valid JSON: {error}") from error
   if field is not None:
+    if not isinstance(data, dict):
+      raise ValueError("config.json is not a JSON object")
     if field not in data:
       raise ValueError(f"config.json has no field {field!r}, only {sorted(data)}")
     data = data[field]
@@ -75,17 +92,86 @@ def _decode(data: Any) -> Any:
     return data
   if _CLASS_KEY not in data:
     return {k: _decode(v) for k, v in data.items()}
-  module, _, name = data[_CLASS_KEY].partition(":")
-  if module.split(".")[0] not in _TRUSTED_PACKAGES:
-    raise ValueError(f"config.json names {module}, which is not a config of this project")
-  cls = getattr(importlib.import_module(module), name, None)
-  if not dataclasses.is_dataclass(cls):
-    raise ValueError(f"config.json names {module}:{name}, which is not a config class")
-  known = {f.name for f in dataclasses.fields(cls)}
-  unknown = sorted(set(data) - known - {_CLASS_KEY})
+  cls = _class(data[_CLASS_KEY])
+  fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+  values = {k: _decode(v) for k, v in data.items() if k != _CLASS_KEY}
+  unknown = sorted(set(values) - set(fields))
   if unknown:
-    raise ValueError(f"{name} in config.json has unknown fields {unknown}")
-  return cls(**{k: _decode(v) for k, v in data.items() if k != _CLASS_KEY})
+    raise ValueError(f"{cls.__name__} in config.json has unknown fields {unknown}")
+  hints = typing.get_type_hints(cls)
+  for name, value in values.items():
+    if not fits(value, hints[name]):
+      raise ValueError(
+        f"{cls.__name__}.{name} in config.json is {value!r:.80}, not {_named(hints[name])}"
+      )
+  missing = [
+    name for name, f in fields.items() if name not in values
+    and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+  ]  # fmt: skip
+  if missing:
+    raise ValueError(f"{cls.__name__} in config.json lacks the fields {missing}")
+  return cls(**values)
+
+
+def _class(path: Any) -> type:
+  """The config class of a path such as `sora_jax.sharding:MeshConfig`."""
+  module, _, name = str(path).partition(":")
+  if module.split(".")[0] not in _TRUSTED_PACKAGES:
+    raise ValueError(
+      f"config.json names {module!r:.80}, which is not a config of this project"
+    )
+  try:
+    cls = getattr(importlib.import_module(module), name, None)
+  except Exception as error:  # whatever a module that is no config's does on import
+    raise ValueError(
+      f"config.json names {module!r:.80}, which cannot be read: {error}"
+    ) from error
+  # Classes of other packages stand in our modules too.
+  own = isinstance(cls, type) and f"{cls.__module__}:{cls.__qualname__}" == path
+  if not own or not dataclasses.is_dataclass(cls):
+    raise ValueError(f"config.json names {path!r:.80}, which is not a config class")
+  return cls
+
+
+def check(tree: Any, path: str = "config") -> Any:
+  """The tree itself, when every value is what its field's type says.
+
+  For what came from a command line, where tuples are taken as they are typed.
+
+  Raises:
+    ValueError: a value is not; names the field.
+  """
+  hints = typing.get_type_hints(type(tree))
+  for field in dataclasses.fields(tree):
+    value, place = getattr(tree, field.name), f"{path}.{field.name}"
+    if not fits(value, hints[field.name]):
+      raise ValueError(f"--{place} is {value!r:.80}, not {_named(hints[field.name])}")
+    if dataclasses.is_dataclass(value):
+      check(value, place)
+  return tree
+
+
+def fits(value: Any, hint: Any) -> bool:
+  """Whether a value is what a field's type says; to a protocol, anything is."""
+  origin, parts = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):
+    return any(fits(value, part) for part in parts)
+  if origin is tuple:
+    if not isinstance(value, tuple):
+      return False
+    if parts[1:] == (...,):
+      parts = (parts[0],) * len(value)
+    return len(parts) == len(value) and all(map(fits, value, parts))
+  if origin is dict:
+    return isinstance(value, dict) and all(fits(v, parts[1]) for v in value.values())
+  if hint in (int, float):
+    return isinstance(value, int | hint) and not isinstance(value, bool)
+  plain = hint in (str, bool, type(None)) or dataclasses.is_dataclass(hint)
+  return isinstance(value, hint) if plain else True
+
+
+def _named(hint: Any) -> str:
+  return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:
@@ -97,4 +183,12 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
       for n in names
     ]
     return [line for part in parts for line in part]
+  if isinstance(a, dict) and isinstance(b, dict):
+    lines = []
+    for key in sorted({*a, *b}):
+      if key in a and key in b:
+        lines += differences(a[key], b[key], f"{path}.{key}")
+      else:
+        lines.append(f"{path}.{key}: {a.get(key, 'none')!r} -> {b.get(key, 'none')!r}")
+    return lines
   return [] if a == b else [f"{path}: {a!r} -> {b!r}"]

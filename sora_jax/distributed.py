@@ -1,8 +1,9 @@
 """Starting JAX on several processes, and moving rows between hosts and devices.
 
-Used by: training/loop.py, the verbs.
+Used by: training/loop.py, the verbs, cli.py. Next: peers.py.
 """
 
+import atexit
 import json
 import os
 from typing import Any
@@ -11,20 +12,25 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from sora_jax import sharding
+from sora_jax import peers, sharding
 
 # Set by the TPU runtime (one slice, several slices) and by SLURM on every worker.
 _CLUSTER_VARIABLES = (
   "TPU_WORKER_HOSTNAMES", "MEGASCALE_COORDINATOR_ADDRESS", "SLURM_STEP_NODELIST"
 )
+# JAX's own patience with a silent process; `peers` has less, and names it.
+_HEARTBEAT_SECONDS = 60
+_peers: peers.Peers | None = None  # of a run of several processes
 
 
 def initialize() -> None:
   """Joins the other processes of the run, where there are any.
 
   On a TPU pod or under SLURM/Kubernetes JAX finds the cluster by itself. Elsewhere
-  `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name it.
+  `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name it. From here
+  on a process that is lost ends the others.
   """
+  global _peers
   if jax.distributed.is_initialized():
     return
   if "JAX_NUM_PROCESSES" in os.environ:
@@ -32,9 +38,25 @@ def initialize() -> None:
       coordinator_address=os.environ["JAX_COORDINATOR_ADDRESS"],
       num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
       process_id=int(os.environ["JAX_PROCESS_ID"]),
+      heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
     )
   elif any(name in os.environ for name in _CLUSTER_VARIABLES):
-    jax.distributed.initialize()
+    jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+  if jax.distributed.is_initialized() and not is_alone():
+    _peers = peers.Peers()
+    atexit.register(_peers.leave)
+
+
+def fail(message: str, code: int) -> None:
+  """Ends the other processes too, if there are any; comes back if there are none."""
+  if _peers is not None:
+    _peers.fail(message, code)
+
+
+def wait_for_verdict() -> None:
+  """After an error in JAX: ends this process if it is another one that was lost."""
+  if _peers is not None:
+    _peers.wait_for_verdict()
 
 
 def is_primary() -> bool:
@@ -82,6 +104,12 @@ def to_everywhere(x: jax.Array) -> np.ndarray:
   if x.is_fully_addressable:
     return np.asarray(x)
   return multihost_utils.process_allgather(x, tiled=True)
+
+
+def wait_for_all(where: str) -> None:
+  """Until every process is there."""
+  if not is_alone():
+    multihost_utils.sync_global_devices(where)
 
 
 def gather_states(states: dict[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,11 @@ import collections
 import json
 import pathlib
 
-import numpy as np
 from absl import flags
 
 from sora_jax import cli
 from sora_jax.evals import shapes_checker
+from sora_jax.generation import video_files
 
 _SAMPLES = flags.DEFINE_string("samples", None, "Folder written by sora_jax.sample.")
 _OUT = flags.DEFINE_string("out", None, "JSON file for the results.")
@@ -28,7 +28,7 @@ def main() -> None:
         f"{folder} has no {name}: sample with `python -m sora_jax.sample --lossless`"
       )
   samples = [json.loads(line) for line in (folder / "samples.jsonl").open()]
-  frames = np.load(folder / "frames.npz", allow_pickle=False)
+  frames = video_files.read_frames(folder / "frames.npz")
   groups = collections.defaultdict(list)
   for i, sample in enumerate(samples):
     sample["verdict"] = shapes_checker.check(frames[f"{i:04d}"], sample["prompt"])

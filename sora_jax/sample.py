@@ -12,14 +12,13 @@ contact_sheet.png and samples.jsonl.
 
 import json
 import pathlib
-import re
 
 import numpy as np
 from absl import flags
 
 from sora_jax import cli, distributed, sharding
 from sora_jax.diffusion import samplers
-from sora_jax.generation import canvas, generator, video_files
+from sora_jax.generation import canvas, generator, prompts, video_files
 from sora_jax.training import metrics
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Workdir of a text-to-video run.")
@@ -29,7 +28,7 @@ _PROMPTS_FILE = flags.DEFINE_string("prompts_file", None, "A prompt or JSON per 
 _SIZE = flags.DEFINE_string("size", "32x32", "HEIGHTxWIDTH in pixels.")
 _FRAMES = flags.DEFINE_integer("frames", 9, "Frames; 1 makes an image.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the first prompt; each next one adds 1.")
-_FPS = flags.DEFINE_float("fps", 8.0, "Of the files that are written.", lower_bound=0.1)
+_FPS = flags.DEFINE_float("fps", 8.0, "Of the files that are written.", 0.1, 1000)
 _SAMPLER = flags.DEFINE_enum(
   "sampler", "euler", sorted(samplers.SAMPLERS),
   "Solver: euler; unipc (Wan's) or dpm++, of higher order for the same cost; heun, at "
@@ -62,7 +61,12 @@ _LOSSLESS = flags.DEFINE_bool("lossless", False, "Also write every frame, frames
 
 def main() -> None:
   lines = _lines()
-  requests = [_request(i, line) for i, line in enumerate(lines)]
+  requests = [
+    prompts.request(
+      line, size=_SIZE.value, frames=_FRAMES.value, seed=_SEED.value + number
+    )
+    for number, line in enumerate(lines)
+  ]
   distributed.initialize()
   model = generator.Generator(
     _WORKDIR.value, codec=_CODEC.value, ema=_EMA.value, text_encoder=_TEXT_ENCODER.value,
@@ -107,10 +111,9 @@ def write(
   """The files of each sample, the contact sheet, samples.jsonl, and frames.npz."""
   rows = []
   for i, (request, group, video) in enumerate(zip(requests, groups, videos)):
-    slug = re.sub(r"\W+", "_", request.prompt)[:60].strip("_")
     upscale = _UPSCALE.value or max(1, 256 // max(video.shape[1:3]))
     path = video_files.write_video_or_image(
-      out / f"{i:04d}_{slug}", video, _FPS.value, upscale
+      out / f"{i:04d}_{prompts.slug(request.prompt)}", video, _FPS.value, upscale
     )
     rows.append({
       "file": path.name, "prompt": request.prompt, "frames": request.frames,
@@ -121,7 +124,7 @@ def write(
     out / "contact_sheet.png", video_files.contact_sheet(videos[:64], labels[:64])
   )
   lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-  (out / "samples.jsonl").write_text(lines)
+  (out / "samples.jsonl").write_text(lines, encoding="utf-8")
   if _LOSSLESS.value:
     np.savez_compressed(
       out / "frames.npz", **{f"{i:04d}": v for i, v in enumerate(videos)}
@@ -131,46 +134,10 @@ def write(
 def _lines() -> list[dict]:
   lines = [{"prompt": prompt} for prompt in _PROMPT.value]
   if _PROMPTS_FILE.value:
-    lines += _read_prompts(pathlib.Path(_PROMPTS_FILE.value))
+    lines += prompts.read(_PROMPTS_FILE.value)
   if not lines:
     raise ValueError("nothing to make: give --prompt or a --prompts_file with prompts")
   return lines
-
-
-def _request(number: int, line: dict) -> canvas.Request:
-  height, width = parse_size(line.get("size", _SIZE.value))
-  return canvas.Request(
-    prompt=line["prompt"], height=height, width=width,
-    frames=int(line.get("frames", _FRAMES.value)),
-    seed=int(line.get("seed", _SEED.value + number)),
-  )  # fmt: skip
-
-
-def _read_prompts(path: pathlib.Path) -> list[dict]:
-  if not path.exists():
-    raise ValueError(f"--prompts_file={path} does not exist")
-  prompts = []
-  for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-    if not line.strip():
-      continue
-    if not line.lstrip().startswith("{"):
-      prompts.append({"prompt": line.strip()})
-      continue
-    try:
-      prompts.append(json.loads(line))
-    except json.JSONDecodeError as error:
-      raise ValueError(f"{path}, line {number}: not valid JSON ({error})") from error
-    if not isinstance(prompts[-1].get("prompt"), str):
-      raise ValueError(f'{path}, line {number}: no "prompt"')
-  return prompts
-
-
-def parse_size(text: str) -> tuple[int, int]:
-  """"32x48" -> (32, 48): height, width."""
-  match = re.fullmatch(r"(\d+)x(\d+)", str(text))
-  if not match:
-    raise ValueError(f"a size is HEIGHTxWIDTH, such as 32x48, not {text!r}")
-  return int(match[1]), int(match[2])
 
 
 if __name__ == "__main__":

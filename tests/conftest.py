@@ -34,6 +34,7 @@ from sora_jax.nn import packing, skeleton
 from sora_jax.objectives import autoencoder, diffusion, known_masks
 from sora_jax.text import encoder, tokenizers
 from sora_jax.training import checkpoint, optimizer, state
+from sora_jax.training import workdir as workdir_lib
 from sora_jax.training.config import TrainConfig
 from sora_jax.vae import bottlenecks, factorized
 
@@ -143,7 +144,7 @@ def write_codec(folder) -> None:
     objective=objective, data=None, num_steps=1, mesh=sharding.MeshConfig(),
     optimizer=optimizer.AdamW(lr=optimizer.Cosine(peak=1e-3)),
   )  # fmt: skip
-  checkpoint.claim_workdir(folder, config)
+  workdir_lib.claim(folder, config)
   untrained, _ = state.init_sharded(
     skeleton.Skeleton.of(objective.make), config.optimizer.make(1), 0, config.mesh.make()
   )
@@ -170,6 +171,12 @@ class OneBatch:
 
   def get_state(self):
     return {"0": 0}
+
+  def rejected(self):
+    return []
+
+  def names(self, clip_ids):
+    return [str(number) for number in clip_ids]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from data_pipelines import loader
-from sora_jax import api, cli
+from sora_jax import api, cli, configlib
 
 
 def measure(data: loader.PackedLatents, batches: int) -> tuple[dict, api.PackedTokens]:
@@ -68,7 +68,7 @@ def draw(batch: api.PackedTokens, path: pathlib.Path) -> None:
 def main() -> None:
   out = pathlib.Path(_OUT.value)
   out.mkdir(parents=True, exist_ok=True)
-  result, first = measure(_CONFIG.value.data, _BATCHES.value)
+  result, first = measure(configlib.check(_CONFIG.value).data, _BATCHES.value)
   (out / "packing.json").write_text(json.dumps(result, indent=1))
   draw(first, out / "packing.png")
   print(

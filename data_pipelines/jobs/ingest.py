@@ -130,7 +130,7 @@ def _fingerprint(
   """Changes when a file, a caption or a setting does."""
   digest = hashlib.sha256()
   for file in files:
-    stat = file.path.stat() if not file.problem else None
+    stat = os.stat(file.path) if not file.problem else None
     size_and_time = (stat.st_size, stat.st_mtime_ns) if stat else ()
     described = (file.name, file.caption, file.problem, file.warnings, size_and_time)
     digest.update(repr(described).encode())
@@ -156,7 +156,8 @@ def _read_files(
         rows[i] = spool_lib.skipped(files[i], files[i].problem, files[i].detail)
         bar.update()
       else:
-        arguments = (i, files[i], spool, settings.limits, settings.thresholds)
+        file = dataclasses.replace(files[i], caption="")  # of which nothing is read
+        arguments = (i, file, str(spool), settings.limits, settings.thresholds)
         calls.append((i, arguments))
     if workers:
       # Some more time than the reader gives itself, which keeps what was read by then.

@@ -80,7 +80,7 @@ def train(config: TrainConfig, rows: int, mesh: jax.sharding.Mesh) -> Program:
     layout = state_lib.shardings(skeleton, abstract, mesh)
     step = step_lib.make_train_step(
       config.objective, skeleton, optimizer, seed=config.seed,
-      ema_decay=config.ema_decay, accumulate=config.accumulate,
+      ema_decay=config.ema_decay, accumulate=config.accumulate, guard=config.guard,
     )  # fmt: skip
     function = jax.jit(
       step, donate_argnums=0, in_shardings=(layout, sharding.batch(mesh)),

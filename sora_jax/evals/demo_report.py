@@ -12,7 +12,6 @@ import statistics
 from typing import Any
 
 import jax
-import numpy as np
 
 from sora_jax.evals import report
 from sora_jax.generation import video_files
@@ -143,7 +142,7 @@ def _samples(workdir: pathlib.Path) -> list[report.Sample]:
 
 def _draw_strip(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
   """strip.png: frames of the first samples of each group, not of the best ones."""
-  frames = np.load(workdir / "samples" / "frames.npz", allow_pickle=False)
+  frames = video_files.read_frames(workdir / "samples" / "frames.npz")
   groups: dict[str, list[int]] = {}
   for i, row in enumerate(rows):
     groups.setdefault(row.get("group", "yours"), []).append(i)

@@ -1,6 +1,6 @@
 """HTML that escapes text by default, and pages in one file that load nothing.
 
-Used by: report.py, data_pipelines/ingest_page.py.
+Used by: report.py, serving/page.py, data_pipelines/ingest_page.py.
 """
 
 import base64
@@ -56,7 +56,7 @@ def write(path: pathlib.Path, title: str, body: Iterable[Markup]) -> None:
     tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
     tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
     tag("title", title),
-    tag("style", Markup(_STYLE)),
+    tag("style", Markup(STYLE)),
   )
   main = tag("body", tag("main", *body), tag("script", Markup(_SCRIPT)))
   page = tag("html", head, main, lang="en")
@@ -88,7 +88,7 @@ if (button) {
 }
 """
 
-_STYLE = """
+STYLE = """
 :root {
   color-scheme: light dark;
   --page: #f6f8fa; --card: #fff; --ink: #1f2328; --soft: #57606a; --line: #d8dee4;

@@ -16,10 +16,13 @@ import numpy as np
 from sora_jax import api
 from sora_jax.nn import packing
 
+_LONGEST_PROMPT = 20_000  # characters
+_MOST_TOKENS = 1 << 22  # of one request: five minutes of 720p, as Wan counts them
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-  """One video to make."""
+  """One video to make. Raises ValueError for what is none, naming the field."""
 
   prompt: str
   frames: int
@@ -27,29 +30,62 @@ class Request:
   width: int
   seed: int = 0
 
+  def __post_init__(self) -> None:
+    if not isinstance(self.prompt, str):
+      raise ValueError(f"prompt must be text, not {type(self.prompt).__name__}")
+    if len(self.prompt) > _LONGEST_PROMPT:
+      raise ValueError(f"prompt must have at most {_LONGEST_PROMPT:,} characters")
+    if any("\ud800" <= letter <= "\udfff" for letter in self.prompt):
+      raise ValueError("prompt is not valid Unicode")
+    for name in ("frames", "height", "width", "seed"):
+      value = getattr(self, name)
+      if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number, not {value!r:.40}")
+    sizes = self.frames, self.height, self.width
+    if not all(1 <= n < 1 << 31 for n in sizes):
+      raise ValueError(
+        f"sizes must be positive and below 2**31, got {sizes!s:.80} (frames, height, width)"
+      )
+    if not 0 <= self.seed < 1 << 63:
+      raise ValueError(f"seed must be from 0 to 2**63 - 1, not {self.seed!r:.40}")
+
 
 def round_to_grid(request: Request, grid: tuple[int, int, int]) -> Request:
-  """The request with its size on the grid (1 + gt k frames, multiples of gh, gw).
-
-  Warns where the size changes; raises ValueError where it is not positive.
-  """
-  asked = request.frames, request.height, request.width
-  if min(asked) < 1:
-    raise ValueError(f"sizes must be positive, got {asked} (frames, height, width)")
-  gt, gh, gw = grid
-  rounded = (
-    1 + gt * round((request.frames - 1) / gt),
-    gh * max(1, round(request.height / gh)),
-    gw * max(1, round(request.width / gw)),
-  )
-  if rounded != asked:
+  """As `on_grid`; warns where the size changes."""
+  rounded = on_grid(request, grid)
+  if rounded != request:
     warnings.warn(
-      f"{asked[0]} frames of {asked[1]}x{asked[2]} are rounded to {rounded[0]} frames "
-      f"of {rounded[1]}x{rounded[2]}, the model's grid",
+      f"{request.frames} frames of {request.height}x{request.width} are rounded to "
+      f"{rounded.frames} frames of {rounded.height}x{rounded.width}, the model's grid",
       stacklevel=2,
     )
-  frames, height, width = rounded
-  return dataclasses.replace(request, frames=frames, height=height, width=width)
+  return rounded
+
+
+def on_grid(request: Request, grid: tuple[int, int, int]) -> Request:
+  """The request with its size on the grid (1 + gt k frames, multiples of gh, gw).
+
+  Raises:
+    ValueError: it is larger than any memory.
+  """
+  if num_tokens(request, grid) > _MOST_TOKENS:
+    raise ValueError(
+      f"{request.frames} frames of {request.height}x{request.width} are more than "
+      f"{_MOST_TOKENS:,} tokens: make it smaller or shorter"
+    )
+  gt, gh, gw = grid
+  return dataclasses.replace(
+    request,
+    frames=1 + gt * round((request.frames - 1) / gt),
+    height=gh * max(1, round(request.height / gh)),
+    width=gw * max(1, round(request.width / gw)),
+  )
+
+
+def num_tokens(request: Request, grid: tuple[int, int, int]) -> int:
+  """That the model works on for a request, about."""
+  gt, gh, gw = grid
+  return (1 + request.frames // gt) * -(-request.height // gh) * -(-request.width // gw)
 
 
 @dataclasses.dataclass(frozen=True)

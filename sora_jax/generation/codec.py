@@ -147,7 +147,7 @@ def _load_trained(
   path = workdir / "config.json"
   if not path.exists():
     raise ValueError(f"no codec at {str(workdir)!r}: it has no config.json")
-  objective = configlib.from_json(path.read_text(), field="objective")
+  objective = configlib.from_json(configlib.read(path), field="objective")
   if not isinstance(objective, objective_lib.AutoencoderObjective):
     raise ValueError(f"{workdir} holds a {type(objective).__name__}, not a codec")
   abstract = on_one_device(Skeleton.of(objective.make).abstract)

@@ -192,7 +192,7 @@ def _config_text(workdir: pathlib.Path) -> str:
   path = workdir / "config.json"
   if not path.exists():
     raise ValueError(f"{workdir} has no config.json: it is not a run's workdir")
-  return path.read_text()
+  return configlib.read(path)
 
 
 def _placed(x: jax.ShapeDtypeStruct, layout) -> jax.ShapeDtypeStruct:

@@ -1,7 +1,7 @@
 """Videos and images as files: mp4, png, and contact sheets that show many at once.
 
 Shapes: T frames, H height, W width; all pixels are uint8 RGB.
-Used by: sample.py, demo.py.
+Used by: sample.py, evaluate.py, serving/, evals/.
 """
 
 import contextlib
@@ -9,7 +9,8 @@ import fractions
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 
 import av
 import numpy as np
@@ -87,6 +88,21 @@ def write_png(path: str | os.PathLike, frame: np.ndarray, *, upscale: int = 1) -
   _check_frames(frame[None])
   with _renamed_when_done(path) as partial:
     Image.fromarray(_upscaled(frame, upscale)).save(partial, format="png")
+
+
+def read_frames(path: str | os.PathLike) -> Mapping[str, np.ndarray]:
+  """The frames of several videos, by name, as `sora_jax.sample --lossless` writes them.
+
+  Raises:
+    ValueError: it is no such file.
+  """
+  try:
+    found = np.load(path, allow_pickle=False)
+  except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(f"{path} is not a file of frames: {error}") from error
+  if isinstance(found, np.ndarray):
+    raise ValueError(f"{path} is not a file of frames, but of one array")
+  return found
 
 
 def contact_sheet(

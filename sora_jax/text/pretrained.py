@@ -1,8 +1,10 @@
 """Published text encoders, to embed captions beforehand: T5, UMT5 and CLIP.
 
 They run through `transformers` on torch (pip install -e .[text]), on the CPU or a GPU,
-and are not trained. Embeddings come without padding: one vector for each token of the
-caption itself, the end of text included.
+and are not trained. Weights come from safetensors only, since other files can run code
+when they are read; neither code nor files are fetched from anywhere. Embeddings come
+without padding: one vector for each token of the caption itself, the end of text
+included.
 
 Shapes: m tokens of a caption, D width of the encoder.
 Used by: data_pipelines/jobs/encode_latents.py.
@@ -14,6 +16,8 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
+
+from sora_jax.weights import safetensors_files
 
 # model_type of a folder's config.json -> the class of transformers that is its encoder.
 _ENCODERS = {
@@ -35,19 +39,14 @@ class PretrainedText:
     """Longer captions are cut to `max_tokens`.
 
     Raises:
-      ValueError: transformers is missing, or the folder is not one of its encoders.
+      ValueError: transformers is missing, or the folder is not one of its encoders, has
+        no safetensors, or is damaged.
     """
     parts = pathlib.Path(folder) / "text_encoder", pathlib.Path(folder) / "tokenizer"
     places = parts if all(part.is_dir() for part in parts) else (folder, folder)
     encoder, tokenizer = (pathlib.Path(place) for place in places)
-    path = encoder / "config.json"
-    if not path.exists():
-      raise ValueError(f"--text_encoder={folder} has no config.json of transformers")
-    kind = json.loads(path.read_text()).get("model_type")
-    if kind not in _ENCODERS:
-      raise ValueError(
-        f"--text_encoder={folder} is a {kind!r}; it must be one of {sorted(_ENCODERS)}"
-      )
+    kind = _kind(encoder, folder)
+    safetensors_files.check(encoder)  # names a folder of pickles before anything is read
     try:
       import torch
       import transformers
@@ -58,8 +57,15 @@ class PretrainedText:
     self._torch = torch
     self._device = "cuda" if torch.cuda.is_available() else "cpu"
     load = getattr(transformers, _ENCODERS[kind]).from_pretrained
-    self._model = load(encoder).eval().to(self._device)
-    self._tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer)
+    try:
+      model = load(str(encoder), use_safetensors=True, local_files_only=True)
+      self._tokenizer = transformers.AutoTokenizer.from_pretrained(
+        str(tokenizer), trust_remote_code=False, local_files_only=True
+      )
+    except Exception as error:  # of nearly any kind, where a file is damaged
+      reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+      raise ValueError(f"--text_encoder={folder} cannot be read: {reason}") from error
+    self._model = model.eval().to(self._device)
     longest = getattr(self._model.config, "max_position_embeddings", max_tokens)
     self.max_tokens = min(max_tokens, longest)
 
@@ -88,3 +94,19 @@ class PretrainedText:
       for row, mask, i in zip(hidden, ids.attention_mask.cpu().numpy(), chosen):
         found[i] = row[mask.astype(bool)]
     return found
+
+
+def _kind(encoder: pathlib.Path, folder: str | pathlib.Path) -> str:
+  """What config.json says that the encoder is."""
+  path = encoder / "config.json"
+  if not path.is_file():
+    raise ValueError(f"--text_encoder={folder} has no config.json of transformers")
+  try:
+    kind = json.loads(path.read_text(encoding="utf-8"))["model_type"]
+  except (ValueError, KeyError, TypeError, RecursionError) as error:
+    raise ValueError(f"{path} does not name a model_type: {error!r}") from error
+  if not isinstance(kind, str) or kind not in _ENCODERS:
+    raise ValueError(
+      f"--text_encoder={folder} is a {kind!r}; it must be one of {sorted(_ENCODERS)}"
+    )
+  return kind

@@ -1,8 +1,7 @@
-"""Orbax checkpoints: state, moving average, data position, and the config beside them.
+"""Orbax checkpoints: state, moving average, data position; trusted, or set aside.
 
-  WORKDIR/config.json            the config tree
-  WORKDIR/checkpoints/STEP/...   params, ema, other, opt, meta (step, data position),
-                                 manifest.json (sha256 of all files)
+  WORKDIR/checkpoints/STEP/...   params, ema, other, opt, guard, meta (step, data
+                                 position), and manifests: sha256 of all files
   WORKDIR/damaged/...            steps whose files are not what was written
 
 The data position is one small state per row of the global batch, keyed by the row, so a
@@ -24,66 +23,45 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers, checkpoint_utils
 
-from sora_jax import configlib, distributed
-from sora_jax.training import config as train_config
+from sora_jax import distributed
 from sora_jax.training.state import TrainState
 from sora_jax.weights import folders
 
-
-def claim_workdir(workdir: pathlib.Path, config: Any) -> None:
-  """Writes config.json, or checks it against the one that stands.
-
-  Raises:
-    ValueError: the workdir belongs to a run with another config, or is a URL.
-  """
-  if workdir.parts[:1] == ("gs:",):
-    raise ValueError(
-      "--workdir=gs://... is not a folder: mount the bucket, as the launchers do with "
-      "--bucket, and give /gcs/..."
-    )
-  path = workdir / "config.json"
-  if path.exists():
-    theirs = configlib.from_json(path.read_text())
-    changes = [
-      line for line in configlib.differences(theirs, config)
-      if line.split(":")[0].split(".")[0] not in train_config.NEUTRAL
-    ]  # fmt: skip
-    if changes:
-      raise ValueError(
-        f"{workdir} holds a run with another config:\n  " + "\n  ".join(changes) + "\n"
-        "Choose another --workdir, or give the options of that run to resume it."
-      )
-  if distributed.is_primary():
-    workdir.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(configlib.to_json(config))
-    partial.rename(path)
-
-
-# What stands for a step where there is none to restore.
-_NONE, _ALL_BAD = -1, -2
+# Of a checkpoint, in bytes: several threads can hash several files, or only some of them.
+_FILE_SIZE = 256 << 20
 
 
 class Checkpointer:
   """Saves and restores TrainStates; saving goes on in the background.
 
-  A step that is complete gets a manifest with the sha256 of its files. On the way back
-  they are checked; a step that is damaged is set aside, and an older one taken.
+  A step that is complete gets manifests with the sha256 of its files. On the way back
+  they are checked; a step that is damaged is set aside, and an older one taken. Every
+  process hashes its share of the files, both ways.
   """
 
-  def __init__(self, workdir: str | pathlib.Path, *, every: int = 1, keep: int = 2):
+  def __init__(
+    self, workdir: str | pathlib.Path, *, every: int = 1, keep: int = 2,
+    keep_every: int = 0, verify: float = 1.0,
+  ):  # fmt: skip
+    """Fields of `TrainConfig`: save each `every` steps, keep the newest `keep` and each
+    multiple of `keep_every`; hash a part `verify` of the files before they are used.
+    """
     self._directory = pathlib.Path(workdir).absolute() / "checkpoints"
     self._damaged = self._directory.with_name("damaged")
-    self._every, self._keep = every, keep
+    self._every, self._keep, self._keep_every = every, keep, keep_every
+    self._verify = verify
     self._unsealed: set[int] = set()  # saved, and without a manifest yet
     self._sealing: threading.Thread | None = None
     self._open()
 
   def _open(self) -> None:
+    kept = [checkpoint_managers.LatestN(self._keep)]
+    if self._keep_every:
+      kept.append(checkpoint_managers.EveryNSteps(self._keep_every))
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.LatestN(self._keep),
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(kept),
         save_decision_policy=checkpoint_managers.FixedIntervalPolicy(self._every),
       ),
     )
@@ -94,7 +72,7 @@ class Checkpointer:
       self._sealing.join()
       self._sealing = None
     complete = {step for step in self._unsealed if self._folder(step).is_dir()}
-    if self._sealing is None and complete and distributed.is_primary():
+    if self._sealing is None and complete:
       self._unsealed -= complete
       self._sealing = threading.Thread(target=self._write_manifests, args=(complete,))
       self._sealing.start()
@@ -105,7 +83,7 @@ class Checkpointer:
     for step in steps:
       # The step may be deleted meanwhile, because newer ones are there.
       with contextlib.suppress(OSError):
-        folders.write_manifest(self._folder(step))
+        folders.write_manifest(self._folder(step), _share())
 
   def _folder(self, step: int) -> pathlib.Path:
     return self._directory / str(step)
@@ -140,7 +118,10 @@ class Checkpointer:
 
   def _save(self, state: TrainState, data_state, step: int, force: bool = False) -> None:
     meta = {"step": step, "data": distributed.gather_states(data_state)}
-    items = {name: ocp.args.PyTreeSave(tree) for name, tree in _items(state).items()}
+    items = {
+      name: ocp.args.PyTreeSave(tree, ocdbt_target_data_file_size=_FILE_SIZE)
+      for name, tree in _items(state).items()
+    }
     arguments = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items)
     try:
       self._manager.save(step, args=arguments, force=force)
@@ -168,42 +149,56 @@ class Checkpointer:
     Raises:
       ValueError: there are steps, and none of them is good.
     """
-    bad = []
+    bad: list[str] = []
     while True:
-      step, checked = _agreed(*self._newest_good(bad))
-      self._manager.reload()  # on every process, or they would not save alike
-      if step == _NONE:
-        return 0, like, {}
-      if step == _ALL_BAD:
+      step = self._newest()
+      if step is None and bad:
         raise ValueError(
           f"none of the checkpoints in {self._directory} is good; they are set aside in "
           f"{self._damaged}:\n  " + "\n  ".join(bad)
         )
+      if step is None:
+        return 0, like, {}
+      try:
+        checked = verify(self._folder(step), sampled=self._verify)
+      except ValueError as error:
+        bad += self._set_aside(step, error)
+        continue
+      if not checked and distributed.is_primary():
+        print(f"checkpoint {step} has no manifest: it is taken unchecked")
+      self._manager.reload()  # on every process, or they would not save alike
       try:
         return step, *self.restore(like, step)
       except Exception as error:
         # Of files that are what was written, it is the run that is another one.
-        if checked:
+        if checked and self._verify == 1.0:
           raise
         bad += self._set_aside(step, error)
 
-  def _newest_good(self, bad: list[str]) -> tuple[int, bool]:
-    """(newest step without known damage, whether a manifest says so).
+  def roll_back(self, like: TrainState, *, before: int) -> tuple[int, TrainState]:
+    """(step, state) of the newest good step below `before`; later ones are deleted.
 
-    The primary process looks; the others are told.
+    Raises:
+      ValueError: there is none.
     """
-    if not distributed.is_primary():
-      return _NONE, False
-    for step in sorted(ocp.utils.checkpoint_steps(self._directory), reverse=True):
-      try:
-        checked = folders.verify(self._folder(step))
-      except ValueError as error:
-        bad += self._set_aside(step, error)
-        continue
-      if not checked:
-        print(f"checkpoint {step} has no manifest: it is taken unchecked")
-      return step, checked
-    return _ALL_BAD if bad else _NONE, False
+    self._wait()
+    for step in self._manager.all_steps():
+      if step >= before:
+        self._manager.delete(step)
+    step, state, _ = self.restore_newest(like)
+    if not step:
+      raise ValueError(
+        f"the guard wants a checkpoint before step {before} to go back to, and there is "
+        "none: save more often (--config.checkpoint_every), or mend the run's first steps"
+      )
+    return step, state
+
+  def _newest(self) -> int | None:
+    """As the primary process sees it, for all of them."""
+    step = max(ocp.utils.checkpoint_steps(self._directory), default=-1)
+    if not distributed.is_alone():
+      step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+    return None if step < 0 else step
 
   def _set_aside(self, step: int, error: Exception) -> list[str]:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -213,6 +208,7 @@ class Checkpointer:
       self._folder(step).rename(place)
       print(f"WARNING: checkpoint {step} is damaged and set aside in {place}: {reason}",
             file=sys.stderr, flush=True)  # fmt: skip
+    distributed.wait_for_all("set aside")
     return [f"step {step}: {reason}"]
 
   def restore(
@@ -233,6 +229,7 @@ class Checkpointer:
       ema=restored["ema"] if "ema" in items else like.ema,
       other=restored["other"] if "other" in items else like.other,
       opt_state=restored["opt"],
+      guard=restored["guard"],
     )
     return state, restored.meta["data"]
 
@@ -271,7 +268,7 @@ def restore_model(workdir: pathlib.Path, abstract: tuple, *, ema: bool) -> tuple
   kept = (directory / str(step) / "ema").exists()
   name = "ema" if ema and kept else "params"
   items = {name: params} | ({"other": other} if other else {})
-  folders.verify(directory / str(step), within=tuple(items))
+  verify(directory / str(step), within=tuple(items))
   manager = ocp.CheckpointManager(directory)
   restored = manager.restore(
     step,
@@ -281,19 +278,32 @@ def restore_model(workdir: pathlib.Path, abstract: tuple, *, ema: bool) -> tuple
   return restored[name], restored["other"] if other else {}, step
 
 
-def _agreed(step: int, checked: bool) -> tuple[int, bool]:
-  """The primary process's answer, on all of them."""
-  if distributed.is_alone():
-    return step, checked
-  told = multihost_utils.broadcast_one_to_all(np.int32([step, checked]))
-  return int(told[0]), bool(told[1])
+def verify(
+  folder: pathlib.Path, *, within: tuple[str, ...] = (), sampled: float = 1.0
+) -> bool:
+  """`folders.verify`, shared by all processes; all of them find what one finds."""
+  problem, checked = "", False
+  try:
+    checked = folders.verify(folder, within=within, share=_share(), sampled=sampled)
+  except ValueError as error:
+    problem = str(error)
+  me = str(jax.process_index())
+  found = distributed.gather_states({me: [problem, checked]}).values()
+  for problem, _ in found:
+    if problem:
+      raise ValueError(problem)
+  return all(checked for _, checked in found)
+
+
+def _share() -> tuple[int, int]:
+  return jax.process_index(), jax.process_count()
 
 
 def _items(state: TrainState) -> dict[str, Any]:
   """What is saved of a state, by item; Orbax takes no empty ones."""
   items = {
     "params": state.params, "ema": state.ema, "other": state.other,
-    "opt": state.opt_state,
+    "opt": state.opt_state, "guard": state.guard,
   }  # fmt: skip
   return {name: tree for name, tree in items.items() if jax.tree.leaves(tree)}
 

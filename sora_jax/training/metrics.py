@@ -31,7 +31,15 @@ def read(workdir: str | pathlib.Path) -> list[dict[str, float]]:
   path = pathlib.Path(workdir) / "metrics.jsonl"
   if not path.exists():
     return []
-  return [json.loads(line) for line in path.read_text().splitlines() if line]
+  return [row for row in map(_parsed, path.read_text().splitlines()) if row]
+
+
+def _parsed(line: str) -> dict[str, float]:
+  """The last line may be half of one, of a run that was killed."""
+  try:
+    return json.loads(line)
+  except json.JSONDecodeError:
+    return {}
 
 
 class MetricLog:
@@ -49,12 +57,18 @@ class MetricLog:
     self._path = pathlib.Path(workdir) / "metrics.jsonl"
     self._events = None
     if distributed.is_primary():
-      # Steps after the checkpoint that we resume from are done again.
-      kept = [row for row in read(workdir) if row["step"] <= first_step]
-      self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+      self.rewind(first_step)
       self._events = tensorboardX.SummaryWriter(str(workdir), flush_secs=30)
       if wandb_project:
         self._wandb = _start_wandb(wandb_project, pathlib.Path(workdir))
+
+  def rewind(self, step: int) -> None:
+    """Forgets the steps after a checkpoint, which are done again."""
+    if distributed.is_primary():
+      kept = [row for row in read(self._path.parent) if row["step"] <= step]
+      partial = self._path.with_suffix(".partial")
+      partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+      partial.rename(self._path)
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     if self._events is None:
@@ -66,22 +80,6 @@ class MetricLog:
       self._events.add_scalar(name, value, step)
     if self._wandb is not None:
       self._wandb.log(dict(values), step=step)
-
-  def skipped(self, step: int, values: Mapping[str, float], clips: list[int]) -> None:
-    """An update that was left out, with the clips of the batch: skipped_PROCESS.jsonl.
-
-    Every process has its own file, because each knows its own rows only.
-    """
-    row = {"step": step, "loss": str(values["loss"]),
-           "grad_norm": str(values["grad_norm"]), "clip_ids": clips}  # fmt: skip
-    path = self._path.with_name(f"skipped_{jax.process_index()}.jsonl")
-    with path.open("a") as file:
-      file.write(json.dumps(row) + "\n")
-    if distributed.is_primary():
-      print(
-        f"step {step} left out: loss {values['loss']}, gradient {values['grad_norm']}; "
-        f"its clips are listed in {path}", file=sys.stderr,
-      )  # fmt: skip
 
   def close(self) -> None:
     if self._events is not None:
@@ -177,6 +175,8 @@ class Window:
     kept = [row for row in self._rows if not row.get("skipped")] or self._rows
     summary = {k: sum(r[k] for r in kept) / len(kept) for k in kept[0]}
     summary["skipped"] = sum(r.get("skipped", 0.0) for r in self._rows)
+    if "grad_norm" in summary:
+      summary["grad_norm_max"] = max(row["grad_norm"] for row in kept)
     summary["step_seconds"] = seconds / num
     summary["data_wait_fraction"] = self._waited / seconds
     # The first window holds the compilation.

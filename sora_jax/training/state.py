@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sora_jax import distributed, sharding
 from sora_jax.nn.skeleton import Arrays, Skeleton
+from sora_jax.training import guard
 
 
 @jax.tree_util.register_dataclass
@@ -28,6 +29,7 @@ class TrainState:
   ema: Arrays  # empty where the run keeps none
   other: Arrays  # the model's variables that are not trained
   opt_state: Any
+  guard: Arrays  # see guard.py
 
 
 def create(
@@ -43,6 +45,7 @@ def create(
     ema={} if ema_decay is None else jax.tree.map(jnp.array, params),
     other=other,
     opt_state=optimizer.init(params),
+    guard=guard.initial(),
   )
 
 
@@ -65,6 +68,7 @@ def shardings(skeleton: Skeleton, abstract: TrainState, mesh: Mesh) -> TrainStat
     ema=params if abstract.ema else {},
     other=sharding.tree_shardings(mesh, other_axes, abstract.other),
     opt_state=jax.tree_util.tree_map_with_path(moment, abstract.opt_state),
+    guard=jax.tree.map(lambda _: replicated, abstract.guard),
   )
 
 

@@ -1,6 +1,6 @@
 """The training step: a pure function (state, batch) -> (state, metrics).
 
-Used by: training/loop.py.
+Used by: training/loop.py, training/rerun.py.
 """
 
 import dataclasses
@@ -12,8 +12,10 @@ import optax
 
 from sora_jax import api
 from sora_jax.nn.skeleton import Arrays, Skeleton
+from sora_jax.training import guard as guard_lib
 from sora_jax.training.state import TrainState
 
+_NO_SPIKES = guard_lib.Guard()
 # Metrics that count; all others are means over rows.
 _SUMS = ("useful_tokens", "model_flops", "clips", "loss_weight")
 TrainStep = Callable[[TrainState, api.PyTree], tuple[TrainState, api.Metrics]]
@@ -27,32 +29,22 @@ def make_train_step(
   seed: int,
   ema_decay: float | None,
   accumulate: int = 1,
+  guard: guard_lib.Guard = _NO_SPIKES,
 ) -> TrainStep:
   """The step of one objective; randomness is keyed by (seed, step).
 
-  Where loss or gradient are not finite, all but the step's number stays as it was, and
-  the metric "skipped" is 1.
+  Where loss or gradient are not finite, or the guard sees a spike, all but the step's
+  number stays as it was, and the metric "skipped" is 1.
 
   With `accumulate` a step sees its rows in so many parts, one after another, and needs
   the activations of one part only; the gradient is that of all rows together.
   """
 
-  def loss_fn(params, other, batch, key):
-    # Weights in the compute dtype from here on: what is gathered from other devices is
-    # half as large. Gradients, moments and the parameters themselves stay float32.
-    params = cast_kernels(params, getattr(objective, "compute_dtype", "float32"))
-    model = skeleton.merge(params, other)
-    loss, metrics = objective.loss(model, batch, key)
-    return loss, (skeleton.split(model)[1], metrics)
-
-  gradient = jax.value_and_grad(loss_fn, has_aux=True)
+  gradient = make_gradient(objective, skeleton)
 
   def train_step(state: TrainState, batch: api.PyTree):
-    # A stream of its own: parameters were drawn from the seed's own key.
-    key = jax.random.fold_in(jax.random.key(seed), 1)
-    key = jax.random.fold_in(key, state.step)
     (loss, (other, metrics)), grads = in_parts(gradient, accumulate)(
-      state.params, state.other, batch, key
+      state.params, state.other, batch, key_of_step(seed, state.step)
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -63,18 +55,40 @@ def make_train_step(
       ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
     grad_norm = optax.tree.norm(grads)
     # One bad batch, and all would be NaN for good: it is left out, and counted.
-    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    good = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & ~guard.spikes(state.guard, loss)
+    guarded = guard_lib.after(state.guard, loss, grad_norm, good)
     metrics = {
-      "loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - finite.astype(jnp.float32),
-      **metrics,
+      "loss": loss, "grad_norm": grad_norm, "skipped": 1.0 - good.astype(jnp.float32),
+      "left_out": guarded["left_out"], **metrics,
     }  # fmt: skip
     new = TrainState(
-      step=state.step + 1, params=params, ema=ema, other=other, opt_state=opt_state
-    )
-    old = dataclasses.replace(state, step=state.step + 1)
-    return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old), metrics
+      step=state.step + 1, params=params, ema=ema, other=other, opt_state=opt_state,
+      guard=guarded,
+    )  # fmt: skip
+    old = dataclasses.replace(state, step=state.step + 1, guard=guarded)
+    return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old), metrics
 
   return train_step
+
+
+def make_gradient(objective: api.Objective, skeleton: Skeleton) -> Callable:
+  """(params, other, batch, key) -> ((loss, (other, metrics)), grads)."""
+
+  def loss_fn(params, other, batch, key):
+    # Weights in the compute dtype from here on: what is gathered from other devices is
+    # half as large. Gradients, moments and the parameters themselves stay float32.
+    params = cast_kernels(params, getattr(objective, "compute_dtype", "float32"))
+    model = skeleton.merge(params, other)
+    loss, metrics = objective.loss(model, batch, key)
+    return loss, (skeleton.split(model)[1], metrics)
+
+  return jax.value_and_grad(loss_fn, has_aux=True)
+
+
+def key_of_step(seed: int, step: jax.Array | int) -> jax.Array:
+  """What noise, times and dropped captions of a step are drawn from."""
+  # A stream of its own: parameters were drawn from the seed's own key.
+  return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
 
 
 def cast_kernels(params: Arrays, dtype: str) -> Arrays:

@@ -13,22 +13,36 @@ import json
 import pathlib
 
 import numpy as np
-import safetensors.numpy
 
 from sora_jax.nn.skeleton import Skeleton
 from sora_jax.vae import bottlenecks, wan
+from sora_jax.weights import safetensors_files, tensors
 
 Arrays = dict[str, np.ndarray]
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+_STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{_STEM}.safetensors"
+_LARGEST, _MOST_LAYERS = 1 << 14, 32  # far beyond any that was published
 _TO_REFERENCE = {"kernel": "weight", "bias": "bias", "scale": "gamma"}
 
 
 def is_wan(folder: str | pathlib.Path) -> bool:
-  """Whether the folder holds a diffusers `AutoencoderKLWan`."""
+  """Whether the folder holds a diffusers `AutoencoderKLWan`.
+
+  Raises:
+    ValueError: its config.json is no JSON object.
+  """
   path = pathlib.Path(folder) / "config.json"
-  return path.exists() and json.loads(path.read_text()).get("_class_name") == (
-    "AutoencoderKLWan"
-  )
+  return path.is_file() and _describe(path).get("_class_name") == "AutoencoderKLWan"
+
+
+def _describe(path: pathlib.Path) -> dict:
+  try:
+    described = json.loads(path.read_text(encoding="utf-8"))
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"{path} is not JSON: {error}") from error
+  if not isinstance(described, dict):
+    raise ValueError(f"{path} is not a JSON object")
+  return described
 
 
 def load(folder: str | pathlib.Path) -> tuple[wan.WanConfig, Arrays, Arrays]:
@@ -42,18 +56,20 @@ def load(folder: str | pathlib.Path) -> tuple[wan.WanConfig, Arrays, Arrays]:
     raise ValueError(f"{folder} has no config.json of a diffusers AutoencoderKLWan")
   if not (folder / WEIGHTS).exists():
     raise ValueError(f"{folder} has no {WEIGHTS}")
-  described = json.loads((folder / "config.json").read_text())
-  config = config_from_reference(described)
-  params = params_from_reference(
-    config, safetensors.numpy.load_file(folder / WEIGHTS)
-  )
-  mean = np.asarray(described["latents_mean"], np.float32)
-  std = np.asarray(described["latents_std"], np.float32)
+  path = folder / "config.json"
+  described = _describe(path)
+  try:
+    config = config_from_reference(described)
+    mean = np.asarray(described["latents_mean"], np.float32)
+    std = np.asarray(described["latents_std"], np.float32)
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(f"{path} does not describe a Wan autoencoder: {error!r}") from error
   if mean.shape != std.shape or mean.shape != (config.latent_channels,):
     raise ValueError(
-      f"{folder}/config.json: latents_mean and latents_std must have "
-      f"{config.latent_channels} values, as z_dim says"
+      f"{path}: latents_mean and latents_std must have {config.latent_channels} values, "
+      "as z_dim says"
     )
+  params = params_from_reference(config, safetensors_files.read(folder / WEIGHTS))
   return config, params, {"latent_mean": mean, "latent_square": std**2 + mean**2}
 
 
@@ -61,6 +77,13 @@ def config_from_reference(described: dict) -> wan.WanConfig:
   """Our config of diffusers' config.json."""
   if described.get("attn_scales"):
     raise ValueError("attn_scales is not supported; no published Wan uses it")
+  levels, blocks = described["dim_mult"], described["num_res_blocks"]
+  sizes = [described["base_dim"], described["z_dim"], blocks, *levels]
+  sizes += [described[k] for k in ("decoder_base_dim", "patch_size") if described.get(k)]
+  if not all(type(n) is int and 0 < n <= _LARGEST for n in sizes):
+    raise ValueError(f"its sizes must be whole numbers from 1 to {_LARGEST}, not {sizes}")
+  if max(len(levels), blocks) > _MOST_LAYERS:
+    raise ValueError(f"it has {len(levels)} levels of {blocks} blocks")
   return wan.WanConfig(
     bottleneck=bottlenecks.Kl(channels=described["z_dim"]),
     base_dim=described["base_dim"],
@@ -97,7 +120,9 @@ def config_to_reference(config: wan.WanConfig, other: Arrays) -> dict:
   }
 
 
-def params_from_reference(config: wan.WanConfig, arrays: Arrays) -> Arrays:
+def params_from_reference(
+  config: wan.WanConfig, arrays: Arrays | tensors.Tensors
+) -> Arrays:
   """Our parameters of diffusers' arrays.
 
   Raises:
@@ -147,9 +172,9 @@ def save(
   folder.mkdir(parents=True, exist_ok=True)
   described = config_to_reference(config, other)
   (folder / "config.json").write_text(json.dumps(described, indent=1))
-  safetensors.numpy.save_file(
-    params_to_reference(config, params), folder / WEIGHTS, metadata={"format": "pt"}
-  )
+  arrays = params_to_reference(config, params)
+  named = {name: tensors.of_array(x) for name, x in arrays.items()}
+  safetensors_files.write(folder, named, stem=_STEM, shard_bytes=1 << 62)
 
 
 def reference_name(name: str) -> str:

@@ -4,17 +4,28 @@
     ...
   folders.write_manifest(folder)          manifest.json: {file: {sha256, bytes}}
 
+Several processes share the work where there are several: each hashes its share of the
+files, into a manifest-2-of-4.json of its own.
+
 Used by: training/checkpoint.py, sora_jax/export/.
 """
 
+import concurrent.futures
 import contextlib
 import hashlib
 import json
+import math
+import os
 import pathlib
+import random
+import re
 import shutil
 from collections.abc import Iterator
 
 MANIFEST = "manifest.json"
+_NAME = re.compile(r"manifest(-\d+-of-(\d+))?\.(json|partial)")
+_THREADS = 8  # hashing and reading wait for each other otherwise
+WHOLE = 0, 1  # the share of a process that is alone: its number, and of how many
 
 
 @contextlib.contextmanager
@@ -40,47 +51,94 @@ def creating(out: str | pathlib.Path) -> Iterator[pathlib.Path]:
     shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_manifest(folder: pathlib.Path) -> None:
-  """manifest.json, of all files under the folder."""
+def write_manifest(folder: pathlib.Path, share: tuple[int, int] = WHOLE) -> None:
+  """The manifest of this process's share of the files under the folder."""
+  number, count = share
+  names = _names(folder)[number::count]
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    digests = list(pool.map(lambda name: sha256(folder / name), names))
   files = {
-    name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}
-    for name in _names(folder)
+    name: {"sha256": digest, "bytes": (folder / name).stat().st_size}
+    for name, digest in zip(names, digests)
   }
-  partial = folder / f"{MANIFEST}.partial"
+  path = folder / (MANIFEST if count == 1 else f"manifest-{number + 1}-of-{count}.json")
+  partial = path.with_suffix(".partial")
   partial.write_text(json.dumps({"files": files}, indent=1))
-  partial.rename(folder / MANIFEST)
+  partial.rename(path)
 
 
-def verify(folder: str | pathlib.Path, *, within: tuple[str, ...] = ()) -> bool:
-  """Checks the files against the manifest; False where there is none.
+def verify(
+  folder: str | pathlib.Path, *, within: tuple[str, ...] = (),
+  share: tuple[int, int] = WHOLE, sampled: float = 1.0,
+) -> bool:  # fmt: skip
+  """Checks the files against the manifest; False where there is none, or not all of it.
 
-  With `within`, those under these folders of it only.
+  Args:
+    folder: what to check.
+    within: only what is in these folders of it, if any are given.
+    share: of this process, as for `write_manifest`; any other split will do.
+    sampled: part of the files that are hashed, chosen anew each time; the others are
+      there, and have their size.
 
   Raises:
     ValueError: a file is missing or changed; names it.
   """
   folder = pathlib.Path(folder)
-  path = folder / MANIFEST
-  if not path.is_file():
+  expected = _expected(folder)
+  if not expected:
     return False
-  try:
-    files = dict(json.loads(path.read_text())["files"])
-    expected = {name: (row["bytes"], row["sha256"]) for name, row in files.items()}
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(f"{path} is not a manifest: {error!r}") from error
-  for name, (size, digest) in expected.items():
-    if within and name.partition("/")[0] not in within:
-      continue
+  names = sorted(
+    name for name in expected if not within or name.partition("/")[0] in within
+  )  # fmt: skip
+  names = names[share[0] :: share[1]]
+  hashed = set(random.sample(names, math.ceil(sampled * len(names))))
+
+  def check(name: str) -> None:
     file = folder / name
-    if not file.resolve().is_relative_to(folder.resolve()):
-      raise ValueError(f"{path} names {name!r}, which is not in its folder")
-    if not file.is_file():
-      raise ValueError(f"{file} is missing, and {MANIFEST} names it")
-    if file.stat().st_size != size or sha256(file) != digest:
+    if not _is_inside(file, folder):
+      raise ValueError(f"{folder / MANIFEST} names {name[:80]!r}, not in its folder")
+    if not os.path.isfile(file):  # or is no name that a file can have
+      raise ValueError(f"{str(file)[:200]} is missing, and {MANIFEST} names it")
+    size, digest = expected[name]
+    changed = name in hashed and sha256(file) != digest
+    if changed or file.stat().st_size != size:
       raise ValueError(
         f"{file} is not what was written (sha256 differs from {MANIFEST}): copy it again"
       )
+
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    for _ in pool.map(check, names):
+      pass
   return True
+
+
+def _expected(folder: pathlib.Path) -> dict[str, tuple[int, str]]:
+  """{file: (bytes, sha256)} of all manifests together."""
+  expected = {}
+  for path in _manifests(folder):
+    try:
+      files = dict(json.loads(path.read_text())["files"])
+      expected |= {name: (row["bytes"], row["sha256"]) for name, row in files.items()}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+      raise ValueError(f"{path} is not a manifest: {error!r}") from error
+  return expected
+
+
+def _manifests(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The whole one, or those of all shares; none where one is missing."""
+  if (folder / MANIFEST).is_file():
+    return [folder / MANIFEST]
+  parts = [part for part in folder.glob("manifest-*.json") if _NAME.match(part.name)]
+  counts = {_NAME.match(part.name)[2] for part in parts}
+  return parts if counts == {str(len(parts))} else []
+
+
+def _is_inside(file: pathlib.Path, folder: pathlib.Path) -> bool:
+  """Also where there are links in its path."""
+  try:
+    return file.resolve().is_relative_to(folder.resolve())
+  except (OSError, ValueError, RuntimeError):  # a loop of links, a zero byte
+    return False
 
 
 def sha256(path: pathlib.Path) -> str:
@@ -90,4 +148,5 @@ def sha256(path: pathlib.Path) -> str:
 
 def _names(folder: pathlib.Path) -> list[str]:
   files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-  return [str(f.relative_to(folder)) for f in files if f.name != MANIFEST]
+  names = (str(file.relative_to(folder)) for file in files)
+  return [name for name in names if not _NAME.fullmatch(name)]

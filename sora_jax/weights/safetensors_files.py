@@ -3,14 +3,17 @@
   DIR/NAME.safetensors
   DIR/NAME-00001-of-00003.safetensors ... and DIR/NAME.safetensors.index.json
 
-Reading is the library's (mapped files, slices). Writing is ours, because the library
-wants a whole file's arrays in memory: the format is 8 bytes of header length, a JSON
-header, and the arrays one after another (https://github.com/huggingface/safetensors).
+Reading is the library's (mapped files, slices), after the header was found to be in
+order. Writing is ours, because the library wants a whole file's arrays in memory: the
+format is 8 bytes of header length, a JSON header, and the arrays one after another
+(https://github.com/huggingface/safetensors).
 
-Used by: sora_jax/export/.
+Used by: sora_jax/export/, vae/wan_weights.py, text/pretrained.py.
 """
 
 import json
+import math
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -30,6 +33,8 @@ _DTYPES = {
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _PIECE = 256 << 20  # bytes that are read and written at once
+_LARGEST_HEADER = 16 << 20  # bytes; some hundred thousand tensors
+_MOST_DIMS = 32
 
 
 def read(path: str | pathlib.Path) -> dict[str, Tensor]:
@@ -46,16 +51,21 @@ def read(path: str | pathlib.Path) -> dict[str, Tensor]:
       "are taken"
     )
   found: dict[str, Tensor] = {}
-  for file in _files(path):
+  for file in files(path):
     opened = _open(file)
     for name in list(opened.keys()):
       if name in found:
         raise ValueError(f"{path}: tensor {name!r} stands in two files")
-      found[name] = _tensor(opened, name, file)
+      found[name] = _tensor(opened, name)
   return found
 
 
-def _files(path: pathlib.Path) -> list[pathlib.Path]:
+def files(path: pathlib.Path) -> list[pathlib.Path]:
+  """The file itself, or those of a folder.
+
+  Raises:
+    ValueError: there are none, or the index names others.
+  """
   if path.is_file():
     return [path]
   indices = sorted(path.glob("*.safetensors.index.json"))
@@ -64,42 +74,109 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
   if indices:
     try:
       names = set(json.loads(indices[0].read_text())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
       raise ValueError(f"{indices[0]} is not an index of safetensors: {error!r}") from error
     outside = [name for name in names if pathlib.Path(str(name)).name != name]
     if outside:
-      raise ValueError(f"{indices[0]} names {outside[0]!r}, which is not in its folder")
-    files = sorted(path / name for name in names)
+      raise ValueError(
+        f"{indices[0]} names {outside[0]!r:.80}, which is not in its folder"
+      )
+    found = sorted(path / name for name in names)
   else:
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
-  missing = [file for file in files if not file.is_file()]
+    found = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+  missing = [file for file in found if not os.path.isfile(file)]  # or no name for a file
   if missing:
-    raise ValueError(f"{indices[0]} names {missing[0].name}, which is not there")
-  if not files:
+    raise ValueError(f"{indices[0]} names {missing[0].name:.80}, which is not there")
+  if not found:
     pickles = [f.name for f in path.glob("*") if f.suffix in _PICKLES]
     raise ValueError(
       f"{path} has no safetensors"
       + (f", only pickles ({pickles[0]}), which are not read: they can run any code"
          if pickles else "")
     )  # fmt: skip
-  return files
+  return found
+
+
+def check(path: str | pathlib.Path) -> None:
+  """Raises ValueError where `read` would, for files that somebody else will read."""
+  for file in files(pathlib.Path(path)):
+    _open(file)
 
 
 def _open(file: pathlib.Path):
   try:
+    _check_header(file)
     return safetensors.safe_open(str(file), framework="numpy").__enter__()
-  except (safetensors.SafetensorError, OSError) as error:
+  except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
     raise ValueError(f"{file} is damaged, or not safetensors: {error}") from error
 
 
-def _tensor(opened, name: str, file: pathlib.Path) -> Tensor:
+def _check_header(file: pathlib.Path) -> None:
+  """Reads no more than the header, and believes none of it.
+
+  Raises:
+    ValueError: it is too large, no JSON, or tells of tensors that the file cannot hold.
+  """
+  with file.open("rb") as opened:
+    length = int.from_bytes(opened.read(8), "little")
+    room = file.stat().st_size - 8 - length  # for the tensors
+    if length > _LARGEST_HEADER or room < 0:
+      raise ValueError(
+        f"header too large ({length} bytes in a file of {file.stat().st_size}; the most "
+        f"are {_LARGEST_HEADER})"
+      )
+    header = json.loads(opened.read(length), object_pairs_hook=_without_repeats)
+  if not isinstance(header, dict):
+    raise ValueError("the header is not a JSON object")
+  header.pop("__metadata__", None)
+  end = 0
+  for start, stop, name in sorted(_place(name, entry) for name, entry in header.items()):
+    if start != end:
+      raise ValueError(f"tensor {name[:80]!r} begins at byte {start}, and must at {end}")
+    end = stop
+  if end != room:
+    raise ValueError(f"its tensors have {end} bytes, and the file has {room} for them")
+
+
+def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
+  found: dict[str, object] = {}
+  for name, entry in pairs:
+    if name in found:
+      raise ValueError(f"the name {name[:80]!r} stands twice in the header")
+    found[name] = entry
+  return found
+
+
+def _place(name: str, entry: object) -> tuple[int, int, str]:
+  """(first byte, the byte after the last, name) of a tensor in the header."""
+  try:
+    dtype, shape = entry["dtype"], entry["shape"]
+    start, stop = entry["data_offsets"]
+    numbers = [*shape, start, stop]
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(f"tensor {name[:80]!r} lacks dtype, shape or data_offsets") from error
+  if not all(type(n) is int and 0 <= n < 1 << 63 for n in numbers):
+    raise ValueError(f"tensor {name[:80]!r} has a shape or offsets that are no sizes")
+  if len(shape) > _MOST_DIMS:
+    raise ValueError(f"tensor {name[:80]!r} has {len(shape)} dims")
+  if not isinstance(dtype, str) or dtype not in _DTYPES:
+    raise ValueError(f"tensor {name[:80]!r} is {dtype!r:.80}, which is not read")
+  needed = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+  if stop - start != needed:
+    raise ValueError(
+      f"tensor {name[:80]!r} of shape {list(shape)} has {stop - start} bytes, not {needed}"
+    )
+  return start, stop, name
+
+
+def _tensor(opened, name: str) -> Tensor:
   part = opened.get_slice(name)
-  if part.get_dtype() not in _DTYPES:
-    raise ValueError(f"{file}: tensor {name!r} is {part.get_dtype()}, which is not read")
   shape = tuple(part.get_shape())
 
   def read(box: tensors.Box) -> np.ndarray:
-    return part[box] if shape else opened.get_tensor(name)
+    if not shape or 0 in shape:  # of which the library takes no slices
+      return np.asarray(opened.get_tensor(name)[box])
+    return part[box]
 
   return Tensor(shape, np.dtype(_DTYPES[part.get_dtype()]), read)
 

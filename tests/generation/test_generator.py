@@ -8,6 +8,7 @@ import pytest
 from sora_jax import configlib
 from sora_jax.diffusion import samplers
 from sora_jax.generation import canvas, generator
+from sora_jax.serving import studio
 from sora_jax.training import loop
 
 
@@ -98,6 +99,13 @@ def test_videos_have_the_sizes_that_were_asked_for(model):
   for one, video in zip(REQUESTS, videos):
     assert video.shape == (one.frames, one.height, one.width, 3)
     assert video.dtype == np.uint8
+
+
+def test_the_web_page_makes_what_it_makes(model, tmp_path):
+  desk = studio.Studio(model, tmp_path)
+  desk.submit({"prompt": "a", "size": "16x24", "frames": 5, "steps": 1, "guidance": 1})
+  job = desk.run_one()
+  assert job.state == "done" and (tmp_path / job.file).stat().st_size > 100, job.error
 
 
 def test_missing_parts_are_named(model, tmp_path):

@@ -141,6 +141,22 @@ def test_local_stops_the_others_when_one_fails():
   assert "process 1 ended with 3; stopping the others" in done.stdout
 
 
+@pytest.mark.parametrize(("code", "attempts"), [(9, 3), (2, 1)])
+def test_local_starts_again_after_a_crash(tmp_path, code, attempts):
+  """But not after an error of the user's."""
+  program = (
+    "import os, pathlib, sys\n"
+    f"log = pathlib.Path({str(tmp_path / 'log')!r})\n"
+    "attempt = log.read_text().count('.') if log.exists() else 0\n"
+    "log.write_text('.' * (attempt + 1))\n"
+    f"sys.exit({code} if attempt < 2 else 0)"
+  )
+  done = launch("launch.local", "--num_processes=1", "--restarts=5", "--", "python", "-c",
+                program)  # fmt: skip
+  assert done.returncode == (0 if attempts == 3 else 2)
+  assert (tmp_path / "log").read_text() == "." * attempts
+
+
 def test_local_gives_every_process_its_place():
   program = "import os; print(os.environ['JAX_PROCESS_ID'], os.environ['XLA_FLAGS'])"
   done = launch("launch.local", "--num_processes=2", "--devices=3", "--", "python", "-c",

@@ -26,6 +26,7 @@ from sora_jax.generation import video_files
 from sora_jax.nn.skeleton import Skeleton
 from sora_jax.objectives import autoencoder as objective_lib
 from sora_jax.training import checkpoint, optimizer, state
+from sora_jax.training import workdir as workdir_lib
 from sora_jax.training.config import TrainConfig
 from sora_jax.vae import bottlenecks, factorized
 
@@ -51,7 +52,7 @@ def write_codec(workdir: pathlib.Path) -> None:
     optimizer=optimizer.AdamW(lr=optimizer.Cosine(peak=1e-3)),
     mesh=sharding.MeshConfig(), num_steps=1,
   )  # fmt: skip
-  checkpoint.claim_workdir(workdir, config)
+  workdir_lib.claim(workdir, config)
   skeleton = Skeleton.of(config.objective.make)
   untrained, _ = state.init_sharded(
     skeleton, config.optimizer.make(1), 0, config.mesh.make()

@@ -172,7 +172,7 @@ def test_a_profile_is_taken_when_asked_for(helpers, latents_path, tmp_path, monk
   config = muon_config(helpers, latents_path, num_steps=3, checkpoint_every=10)
   loop.train(config, tmp_path / "run")
   assert not (tmp_path / "run" / "profile").exists()
-  assert list((tmp_path / "run" / "profiles" / "step_0").rglob("*.xplane.pb"))
+  assert list((tmp_path / "run" / "profiles" / "step_1").rglob("*.xplane.pb"))
 
 
 def test_metrics_tell_mfu_goodput_and_waiting(monkeypatch):

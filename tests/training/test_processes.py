@@ -5,13 +5,17 @@ Several processes are started as a user would, by `python -m launch.local`.
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
+from launch import local
+from sora_jax import peers
 from sora_jax.training import checkpoint, metrics
 from tests.training import train_tiny
 
@@ -45,7 +49,7 @@ def runs(helpers, latents_path, tmp_path_factory):
   helpers.write_codec(folder / "codec")
   train_tiny.run(latents_path, folder / "one", folder / "codec")
   arguments = str(SCRIPT), latents_path, str(folder / "several"), str(folder / "codec")
-  folder.joinpath("told").write_text(launch(2, *arguments, "preempted"))
+  folder.joinpath("told").write_text(launch(2, *arguments, "SIGTERM"))
   shutil.copytree(folder / "several", folder / "begun")
   launch(4, *arguments)
   return folder
@@ -57,6 +61,26 @@ def test_sigterm_on_one_process_saves_and_ends_all(runs):
   assert 3 <= step < train_tiny.NUM_STEPS
   assert f"ended by SIGTERM at step {step}, which is saved" in (runs / "told").read_text()
   assert [row["step"] for row in metrics.read(runs / "begun")] == list(range(1, step + 1))
+
+
+def test_a_lost_process_is_named_and_ends_the_others(latents_path, tmp_path):
+  """Without a launcher that would see it: they find it by themselves, within a minute."""
+  port = local.free_port()
+  first, killed = (
+    subprocess.Popen(
+      [sys.executable, str(SCRIPT), latents_path, str(tmp_path), "", "SIGKILL"], cwd=ROOT,
+      env=os.environ | local.environment(i, 2, 4, port) | {"PYTHONPATH": str(ROOT)},
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    for i in range(2)
+  )  # fmt: skip
+  pid = killed.pid
+  killed.communicate(timeout=300)
+  since = time.monotonic()
+  told, _ = first.communicate(timeout=60)
+  assert first.returncode == peers.LOST, told[-2000:]
+  assert re.search(rf"error: process 1 \(host \S+, pid {pid}\) is lost", told)
+  assert time.monotonic() - since < 60
 
 
 def test_several_processes_give_the_losses_of_one(runs):

@@ -1,9 +1,10 @@
 """Trains the tiny run of tests/conftest.py and samples from it, on all devices at hand.
 
-  python tests/training/train_tiny.py DATASET WORKDIR CODEC [preempted]
+  python tests/training/train_tiny.py DATASET WORKDIR CODEC [SIGTERM|SIGKILL]
 
-With "preempted" process 1 gets a SIGTERM at its third step, as a machine that is taken
-away would, and the run ends soon after, on all processes at one step.
+The signal is what process 1 gets at its third step. With SIGTERM, as of a machine that is
+taken away, the run ends soon after, on all processes at one step; with SIGKILL the others
+find that one is lost.
 
 Used by: test_processes.py, there and through launch.local.
 """
@@ -19,8 +20,8 @@ import numpy as np
 NUM_STEPS = 8
 
 
-def preempt_at(step: int) -> None:
-  """Steps become slow enough for the others to hear of it; at `step` comes SIGTERM."""
+def signal_at(step: int, number: signal.Signals) -> None:
+  """Steps become slow enough for the others to hear of it; at `step` comes the signal."""
   import jax
 
   from sora_jax import distributed
@@ -29,7 +30,7 @@ def preempt_at(step: int) -> None:
 
   def slowly(mesh, local):
     if next(count) == step and jax.process_index() == 1:
-      os.kill(os.getpid(), signal.SIGTERM)
+      os.kill(os.getpid(), number)
     time.sleep(0.5)
     return original(mesh, local)
 
@@ -68,6 +69,6 @@ if __name__ == "__main__":
   from sora_jax import distributed
 
   distributed.initialize()
-  if sys.argv[4:] == ["preempted"]:
-    preempt_at(2)
+  if sys.argv[4:]:
+    signal_at(2, signal.Signals[sys.argv[4]])
   run(sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
