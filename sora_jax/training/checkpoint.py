@@ -34,9 +34,9 @@ _FILE_SIZE = 256 << 20
 class Checkpointer:
   """Saves and restores TrainStates; saving goes on in the background.
 
-  A step that is complete gets manifests with the sha256 of its files. On the way back
-  they are checked; a step that is damaged is set aside, and an older one taken. Every
-  process hashes its share of the files, both ways.
+  A step that is complete gets manifests with the sha256 of its files, last of all. On the
+  way back they are checked; a step that is damaged, or has none, is set aside, and an
+  older one taken. Every process hashes its share of the files, both ways.
   """
 
   def __init__(
@@ -161,11 +161,13 @@ class Checkpointer:
         return 0, like, {}
       try:
         checked = verify(self._folder(step), sampled=self._verify)
+        if not checked and self._has_sealed(step):
+          raise ValueError("it has no manifest, so its writing was not finished")
       except ValueError as error:
         bad += self._set_aside(step, error)
         continue
       if not checked and distributed.is_primary():
-        print(f"checkpoint {step} has no manifest: it is taken unchecked")
+        print(f"checkpoint {step} has no manifest, nor has any: it is taken unchecked")
       self._manager.reload()  # on every process, or they would not save alike
       try:
         return step, *self.restore(like, step)
@@ -192,6 +194,10 @@ class Checkpointer:
         "none: save more often (--config.checkpoint_every), or mend the run's first steps"
       )
     return step, state
+
+  def _has_sealed(self, below: int) -> bool:
+    steps = ocp.utils.checkpoint_steps(self._directory)
+    return any(folders.is_sealed(self._folder(step)) for step in steps if step < below)
 
   def _newest(self) -> int | None:
     """As the primary process sees it, for all of them."""

@@ -3,11 +3,14 @@
 Used by: training/loop.py.
 """
 
+import contextlib
 import json
+import os
 import pathlib
 import sys
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import tensorboardX
@@ -28,18 +31,28 @@ def progress(total: int, *, initial: int = 0, desc: str, unit: str = "it") -> tq
 
 def read(workdir: str | pathlib.Path) -> list[dict[str, float]]:
   """The rows of a run's metrics.jsonl, empty where there is none."""
-  path = pathlib.Path(workdir) / "metrics.jsonl"
-  if not path.exists():
-    return []
-  return [row for row in map(_parsed, path.read_text().splitlines()) if row]
+  return read_rows(pathlib.Path(workdir) / "metrics.jsonl")
 
 
-def _parsed(line: str) -> dict[str, float]:
-  """The last line may be half of one, of a run that was killed."""
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The rows of a file of JSON lines, without the half ones of runs that were killed."""
+  rows = []
+  for line in path.read_text().splitlines() if path.exists() else ():
+    with contextlib.suppress(json.JSONDecodeError):
+      rows.append(json.loads(line))
+  return rows
+
+
+def append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
+  """Adds a row to a file of JSON lines; where the disk is full, it is only told of."""
   try:
-    return json.loads(line)
-  except json.JSONDecodeError:
-    return {}
+    with path.open("a+b") as file:
+      end = file.seek(0, os.SEEK_END)
+      file.seek(max(0, end - 1))
+      torn = file.read() not in (b"", b"\n")  # by a kill
+      file.write(("\n" * torn + json.dumps(row) + "\n").encode())
+  except OSError as error:
+    print(f"WARNING: a row of {path} is lost: {error.strerror}", file=sys.stderr)
 
 
 class MetricLog:
@@ -73,9 +86,7 @@ class MetricLog:
   def write(self, step: int, values: Mapping[str, float]) -> None:
     if self._events is None:
       return
-    row = {"step": step, "time": round(time.time(), 3), **values}
-    with self._path.open("a") as file:
-      file.write(json.dumps(row) + "\n")
+    append(self._path, {"step": step, "time": round(time.time(), 3), **values})
     for name, value in values.items():
       self._events.add_scalar(name, value, step)
     if self._wandb is not None:

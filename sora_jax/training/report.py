@@ -8,7 +8,7 @@ Every process writes its own, because each knows its own rows only.
 Used by: training/loop.py.
 """
 
-import json
+import contextlib
 import pathlib
 import sys
 from typing import Any
@@ -40,7 +40,7 @@ class Report:
       config.num_steps, initial=first, desc=workdir.name, unit="step"
     )
     self._rollbacks = 0
-    self._bad = {tuple(row.values()) for row in _lines(self._quarantine)}
+    self._bad = {tuple(row.values()) for row in metrics.read_rows(self._quarantine)}
 
   def step(self, number: int, values: Any, waited: float, batch: Any) -> int:
     """Tells of a step; returns how many updates in a row were left out by now."""
@@ -75,10 +75,20 @@ class Report:
     """An update that was left out: its clips, and the batch if there is room."""
     ids = getattr(batch, "clip_ids", np.zeros(0, np.int32))
     clips = self._batches.names([int(i) for i in ids.ravel() if i >= 0])
-    _append(self._workdir / f"skipped_{jax.process_index()}.jsonl", {
+    metrics.append(self._workdir / f"skipped_{jax.process_index()}.jsonl", {
       "step": number, "loss": str(values["loss"]),
       "grad_norm": str(values["grad_norm"]), "clips": clips,
     })  # fmt: skip
+    with contextlib.suppress(OSError):  # of a full disk: the run is worth more
+      self._store(number, batch)
+    if distributed.is_primary():
+      print(
+        f"step {number} left out: loss {values['loss']}, gradient "
+        f"{values['grad_norm']}; its clips are listed in {self._workdir}/skipped_*.jsonl",
+        file=sys.stderr,
+      )  # fmt: skip
+
+  def _store(self, number: int, batch: Any) -> None:
     folder = self._workdir / "skipped"
     folder.mkdir(exist_ok=True)
     stored = {path.name.split("_")[0] for path in folder.glob("*.npz")}
@@ -86,12 +96,6 @@ class Report:
       leaves = jax.tree_util.tree_leaves_with_path(batch)
       arrays = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
       np.savez(folder / f"{number}_{jax.process_index()}.npz", **arrays)
-    if distributed.is_primary():
-      print(
-        f"step {number} left out: loss {values['loss']}, gradient "
-        f"{values['grad_norm']}; its clips are listed in {self._workdir}/skipped_*.jsonl",
-        file=sys.stderr,
-      )  # fmt: skip
 
   @property
   def _quarantine(self) -> pathlib.Path:
@@ -102,7 +106,7 @@ class Report:
       # A run that is resumed meets some of them again.
       if tuple(row.values()) not in self._bad:
         self._bad.add(tuple(row.values()))
-        _append(self._quarantine, row)
+        metrics.append(self._quarantine, row)
 
   def rolled_back(self, number: int, to: int) -> None:
     """The guard went back from a step to a checkpoint.
@@ -119,7 +123,7 @@ class Report:
     self._log.rewind(to)
     self._bar.update(to - self._bar.n)
     if distributed.is_primary():
-      _append(self._workdir / "rollbacks.jsonl", {"from": number, "to": to})
+      metrics.append(self._workdir / "rollbacks.jsonl", {"from": number, "to": to})
       print(
         f"{self._config.guard.roll_back_after} updates in a row were left out until step "
         f"{number}: back to checkpoint {to}, and on with the data behind them",
@@ -132,13 +136,3 @@ class Report:
     self._bar.close()
     self._log.close()
 
-
-def _append(path: pathlib.Path, row: dict[str, Any]) -> None:
-  with path.open("a") as file:
-    file.write(json.dumps(row) + "\n")
-
-
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  if not path.exists():
-    return []
-  return [json.loads(line) for line in path.read_text().splitlines() if line]

@@ -112,6 +112,11 @@ def verify(
   return True
 
 
+def is_sealed(folder: pathlib.Path) -> bool:
+  """Whether there are manifests of all of it; they are not read."""
+  return bool(_manifests(folder))
+
+
 def _expected(folder: pathlib.Path) -> dict[str, tuple[int, str]]:
   """{file: (bytes, sha256)} of all manifests together."""
   expected = {}

@@ -16,6 +16,7 @@ import pytest
 from sora_jax import configlib
 from sora_jax.training import checkpoint, guard, loop, metrics, rerun
 from sora_jax.training.state import TrainState
+from sora_jax.weights import folders
 
 
 def small_state(seed: int) -> TrainState:
@@ -88,9 +89,16 @@ def test_every_one_of_fifty_damages_is_found(saved, tmp_path, how):
 def test_missing_files_and_manifests(saved, tmp_path, capsys):
   shutil.copytree(saved, tmp_path / "a")
   (tmp_path / "a" / "checkpoints" / "2" / "manifest.json").unlink()
+  # The manifest is written last: a step without one was not finished.
+  assert restore(tmp_path / "a")[0] == 1
+  assert "checkpoint 2 is damaged and set aside" in capsys.readouterr().err
+  # Unless no step has one.
+  shutil.copytree(saved, tmp_path / "a", dirs_exist_ok=True)
+  for path in (tmp_path / "a" / "checkpoints").glob("*/manifest.json"):
+    path.unlink()
   assert restore(tmp_path / "a")[0] == 2
-  assert "checkpoint 2 has no manifest: it is taken unchecked" in capsys.readouterr().out
-  # Without a manifest, what Orbax itself notices still costs that step only.
+  assert "nor has any: it is taken unchecked" in capsys.readouterr().out
+  # Then what Orbax itself notices still costs that step only.
   for path in files_of(tmp_path / "a", 2):
     if path.parent.name == "d":
       path.write_bytes(b"")
@@ -99,6 +107,46 @@ def test_missing_files_and_manifests(saved, tmp_path, capsys):
     path.unlink()
   with pytest.raises(ValueError, match="none of the checkpoints"):
     restore(tmp_path / "a")
+
+
+def test_shares_of_several_processes(tmp_path):
+  """Each hashes its own, any number of them checks, and any damage is found."""
+  for i in range(7):
+    (tmp_path / f"{i}.bin").write_bytes(bytes([i]) * (i + 1))
+  for number in range(3):
+    assert not folders.is_sealed(tmp_path) and not folders.verify(tmp_path)
+    folders.write_manifest(tmp_path, (number, 3))
+  assert folders.is_sealed(tmp_path) and folders.verify(tmp_path)
+  (tmp_path / "5.bin").write_bytes(b"wrong!")
+  found = 0
+  for number in range(4):
+    try:
+      assert folders.verify(tmp_path, share=(number, 4))
+    except ValueError as error:
+      assert "5.bin is not what was written" in str(error)
+      found += 1
+  assert found == 1
+  # Turned down, sizes are still checked, and of the hashes a part.
+  assert folders.verify(tmp_path, sampled=0.0)
+  seen = set()
+  for _ in range(60):
+    try:
+      seen.add(folders.verify(tmp_path, sampled=0.4))
+    except ValueError:
+      seen.add(False)
+  assert seen == {True, False}
+  (tmp_path / "5.bin").write_bytes(b"longer!")
+  with pytest.raises(ValueError, match=r"5\.bin"):
+    folders.verify(tmp_path, sampled=0.0)
+
+
+def test_some_checkpoints_are_kept_for_good(tmp_path):
+  saver = checkpoint.Checkpointer(tmp_path, keep=2, keep_every=3)
+  for step in range(1, 9):
+    saver.save(small_state(step), {}, step=step)
+  saver.close()
+  kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+  assert kept == [3, 6, 7, 8]
 
 
 def test_sampling_refuses_a_damaged_step(saved, tmp_path):
