@@ -6,6 +6,7 @@
   packed_vs_padded.py   useful tokens/s, packed against padded
   attention.py          live blocks against the masked square, counted and timed
   pipeline.py           useful tokens/s of the input pipeline, beside what a step takes
+  checkpoints.py        the stall of saving, and the check on the way back
   devices.py            what partitioning a step costs, on 1 to 8 fake devices
   gpu.py                what one GPU shows: kernel, training step, autoencoder
   gpu_attention.py      its part about attention, beside XLA's and cuDNN's

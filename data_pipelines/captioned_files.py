@@ -2,8 +2,8 @@
 
 A caption stands in the line {"file": ..., "caption": ...} of manifest.jsonl in the
 folder, in a row of manifest.csv or manifest.parquet, or in a .txt file beside the file,
-of the same stem. Nothing is left out: a file
-without a caption, and a line without a file, are in the list as well.
+of the same stem. Nothing is left out: a file without a caption, and a line without a file,
+are in the list as well.
 
 Used by: jobs/ingest.py.
 """
@@ -142,12 +142,19 @@ def _read_csv(path: pathlib.Path) -> Iterator[tuple[int, Any]]:
   """With a header that has `file` and `caption`."""
   reader = csv.DictReader(io.StringIO(_read_text(path)))
   try:
-    if "file" not in (reader.fieldnames or ()):
-      raise ValueError(f"{path} has no column file, only {reader.fieldnames}")
-    for entry in reader:
-      yield reader.line_num, entry
+    names = reader.fieldnames or ()
   except csv.Error as error:
     raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+  if "file" not in names:
+    raise ValueError(f"{path} has no column file, only {names}")
+  while True:
+    try:
+      entry: Any = next(reader)
+    except StopIteration:
+      return
+    except csv.Error as error:  # the reader goes on with the next line
+      entry = ValueError(str(error))
+    yield reader.reader.line_num, entry  # its own is of the last good one
 
 
 def _read_parquet(path: pathlib.Path) -> Iterator[tuple[int, Any]]:

@@ -12,7 +12,7 @@
   too_long        more tokens than a row (only where the config says to skip those)
 
 Shapes: T, H, W latents or pixels; C channels; m tokens of a caption, D values each.
-Used by: data_pipelines/records.py, loader.py, crops.py.
+Used by: data_pipelines/records.py, loader.py, crops.py, jobs/encode_latents.py.
 """
 
 from typing import Any

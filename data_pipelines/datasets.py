@@ -15,13 +15,24 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 _MADE_FROM = "made_from.json"
-_FEATURES = "tensorflow_datasets.core.features."
+# Of features.json: the classes, and the field in which each has its content.
+_FEATURES = {
+  f"tensorflow_datasets.core.features.{name}": kind
+  for name, kind in (
+    ("features_dict.FeaturesDict", "featuresDict"), ("tensor_feature.Tensor", "tensor"),
+    ("scalar.Scalar", "tensor"), ("text_feature.Text", "text"),
+  )
+}  # fmt: skip
+# Of dataset_info.json.
+_INFO = ("name", "description", "version", "citation", "location", "downloadSize",
+         "splits", "moduleName", "disableShuffling", "fileFormat")  # fmt: skip
+_SPLIT = ("name", "shardLengths", "numBytes", "filepathTemplate")
 Example = dict[str, Any]
 
 
@@ -79,35 +90,60 @@ def standing(out: str | pathlib.Path, made_from: Any) -> pathlib.Path | None:
 def check_description(folder: str | pathlib.Path) -> None:
   """What TFDS would do on a description's word: import classes, open files elsewhere.
 
+  TFDS takes more than it writes: other spellings of the same fields, older forms of them
+  and JSON within strings. So what ours do not have is refused, whatever it would do.
+
   Raises:
-    ValueError: features.json names classes that are not of TFDS, or dataset_info.json
-      names that lead out of the folder; or one of them is no JSON.
+    ValueError: features.json has other classes or fields than our datasets,
+      dataset_info.json has other fields or names that lead out of the folder; or one of
+      them is no JSON.
   """
-  folder = pathlib.Path(folder)
-  for key, value in _values(folder / "features.json"):
-    if key == "pythonClassName" and not str(value).startswith(_FEATURES):
-      raise ValueError(
-        f"{folder / 'features.json'} names the class {value!r:.80}, which is not of TFDS"
-      )
-  info = folder / "dataset_info.json"
-  for key, value in _values(info) if info.exists() else ():
-    if key in ("name", "filepathTemplate") and set("/\\\0") & set(str(value)):
-      raise ValueError(f"{info}: {key} is {value!r:.80}, which leads out of the folder")
+  path = pathlib.Path(folder, "features.json")
+  left = [_read_json(path)]
+  while left:
+    feature = left.pop()
+    name = feature.get("pythonClassName") if isinstance(feature, dict) else feature
+    kind = _FEATURES.get(str(name))
+    if kind is None:
+      raise ValueError(f"{path} names the class {name!r:.80}, not one of {[*_FEATURES]}")
+    _check_fields(path, feature, ("pythonClassName", kind))
+    if kind == "featuresDict":
+      found = _check_fields(path, feature.get(kind, {}), ("features",)).get("features", {})
+      for key in _check_fields(path, found, None):
+        _check_name(path, "a feature", key)
+      left += found.values()
+  path = path.with_name("dataset_info.json")
+  info = _check_fields(path, _read_json(path) if path.exists() else {}, _INFO)
+  splits = info.get("splits", [])
+  for part in [info, *(splits if isinstance(splits, list) else [splits])]:
+    _check_fields(path, part, _INFO if part is info else _SPLIT)
+    for key in ("name", "fileFormat", "filepathTemplate"):
+      _check_name(path, key, part.get(key, ""))
 
 
-def _values(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  """Every key of every object in a JSON file, with its value."""
+def _read_json(path: pathlib.Path) -> Any:
   try:
-    left = [json.loads(path.read_text(encoding="utf-8"))]
+    return json.loads(path.read_text(encoding="utf-8"))
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path} is not JSON: {error}") from error
-  while left:
-    node = left.pop()
-    if isinstance(node, dict):
-      yield from node.items()
-      left += node.values()
-    elif isinstance(node, list):
-      left += node
+
+
+def _check_fields(path: pathlib.Path, node: Any, known: Sequence[str] | None) -> dict:
+  """The node itself, an object with only these fields; with any, where it is None."""
+  if not isinstance(node, dict):
+    raise ValueError(f"{path} has {node!r:.80} in place of an object")
+  unknown = [key for key in node if known is not None and key not in known]
+  if unknown:
+    raise ValueError(
+      f"{path} has the field {unknown[0]!r:.80}, which no dataset of ours has: only "
+      f"{', '.join(known)}"
+    )
+  return node
+
+
+def _check_name(path: pathlib.Path, what: str, name: Any) -> None:
+  if set("/\\\0") & set(str(name)):
+    raise ValueError(f"{path}: {what} is {name!r:.80}, which leads out of the folder")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ A few worker processes take one call after another. One that is past its time is
 one that died is replaced, and only its own call is lost.
 
 A worker reads files of strangers, so what it says is data: calls and answers are JSON, a
-line each, and an answer that is too long or no JSON is a call that was lost.
+line each, and an answer that is too long or no JSON is a call that was lost. Of the
+environment it gets what programs need to run, and so nobody's keys.
 
   python -P -m data_pipelines.isolated MODULE:FUNCTION BOUNDS   a worker; started by `run`
 
@@ -18,6 +19,7 @@ import importlib
 import json
 import math
 import os
+import re
 import resource
 import select
 import signal
@@ -32,6 +34,11 @@ from sora_jax import configlib
 # An answer is one of these with its value.
 _RAISED = {"ValueError": ValueError, "OSError": OSError, "RuntimeError": RuntimeError}
 _ANSWERS = {"result": object, "lost": str, **dict.fromkeys(_RAISED, str)}
+_READY = b"ready"  # the line before the first answer
+_START = 120.0  # seconds in which a worker is ready
+_ENVIRONMENT = re.compile(
+  "PATH|HOME|LANG|LC_.*|LD_LIBRARY_PATH|PYTHON.*|.*_NUM_THREADS|TMPDIR|VIRTUAL_ENV"
+)
 
 
 @configlib.config
@@ -60,6 +67,9 @@ def run(
   OSError, that is raised here, and anything else as a RuntimeError. `function` is
   importable; arguments are what configs hold (dataclasses of ours among them), and
   results are JSON.
+
+  Raises:
+    ValueError: a worker cannot start, which is not the fault of a call.
   """
   waiting = collections.deque(calls)
   pool: list[_Worker] = []
@@ -103,14 +113,14 @@ class _Worker:
     path = os.pathsep.join(place or os.getcwd() for place in sys.path)
     self._process = subprocess.Popen(
       [sys.executable, "-P", "-m", __name__, name, configlib.to_json(bounds)],
-      env=os.environ | {"PYTHONPATH": path},
+      env=_environment() | {"PYTHONPATH": path},
       stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
     )  # fmt: skip
     os.set_blocking(self.fileno(), False)  # half an answer is not waited for
     self._bounds = bounds
     self._said = bytearray()
     self.key: Any = None
-    self.is_busy = False
+    self.is_busy = self._is_ready = False
     self.deadline = math.inf
 
   def fileno(self) -> int:
@@ -118,18 +128,26 @@ class _Worker:
 
   def begin(self, key: Any, arguments: tuple) -> None:
     self.key, self.is_busy = key, True
-    self.deadline = time.monotonic() + self._bounds.seconds
+    self._give(self._bounds.seconds if self._is_ready else _START)
     # Line breaks in JSON are between its parts only.
     line = configlib.to_json(arguments).replace("\n", "") + "\n"
     # One that has died says so by saying nothing.
     with contextlib.suppress(BrokenPipeError):
       self._process.stdin.write(line.encode())
 
+  def _give(self, seconds: float) -> None:
+    self.deadline = time.monotonic() + seconds
+
   def answer(self) -> dict[str, Any]:
     """What came of the call, as one of `_ANSWERS`; empty while it goes on."""
     answer = self._hear()
     if not answer and time.monotonic() > self.deadline:
       answer = {"lost": "timeout"}
+    if answer and not self._is_ready:
+      raise ValueError(
+        f"a worker process cannot start ({answer['lost']}): see what it said above. Where "
+        "memory is bounded (ulimit -v, a job's limit), it may need more"
+      )
     if answer:
       self.is_busy, self.deadline = False, math.inf
     return answer
@@ -142,9 +160,11 @@ class _Worker:
     if not piece:
       return {"lost": "crashed"}
     self._said += piece
+    if not self._is_ready:
+      self._await_ready()
     if len(self._said) > self._bounds.answer:
       return {"lost": "bad_answer"}
-    if not self._said.endswith(b"\n"):
+    if not self._said.endswith(b"\n") or not self._is_ready:
       return {}
     said, self._said = self._said, bytearray()
     try:
@@ -155,11 +175,30 @@ class _Worker:
       pass
     return {"lost": "bad_answer"}
 
+  def _await_ready(self) -> None:
+    """Only then does the time of a call begin; what else is printed before is no matter."""
+    while not self._is_ready and b"\n" in self._said:
+      line, _, self._said = self._said.partition(b"\n")
+      if line == _READY:
+        self._is_ready = True
+        self._give(self._bounds.seconds)
+
   def stop(self) -> None:
     self._process.kill()
     self._process.wait()
     self._process.stdin.close()
     self._process.stdout.close()
+
+
+def _environment() -> dict[str, str]:
+  return {k: v for k, v in os.environ.items() if _ENVIRONMENT.fullmatch(k)}
+
+
+def _limit(kind: int, most: int) -> None:
+  """What this process was given already may be less, and cannot be raised."""
+  hard = resource.getrlimit(kind)[1]
+  most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+  resource.setrlimit(kind, (most, most))
 
 
 def _main(name: str, bounds: str) -> None:
@@ -172,9 +211,11 @@ def _main(name: str, bounds: str) -> None:
   module, _, function = name.partition(":")
   function = getattr(importlib.import_module(module), function)
   bounds = configlib.from_json(bounds)
-  resource.setrlimit(resource.RLIMIT_AS, (bounds.memory, bounds.memory))
-  resource.setrlimit(resource.RLIMIT_FSIZE, (bounds.file_size, bounds.file_size))
-  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  _limit(resource.RLIMIT_AS, bounds.memory)
+  _limit(resource.RLIMIT_FSIZE, bounds.file_size)
+  _limit(resource.RLIMIT_CORE, 0)
+  answers.write(_READY + b"\n")
+  answers.flush()
   for line in calls:
     # Ends this process where the one that would stop it was killed itself.
     signal.setitimer(signal.ITIMER_REAL, bounds.seconds + 10.0)

@@ -61,10 +61,17 @@ def once_per_epoch(
     if state is not None:
       at = {
         "parent": {"next_index": reached[row]}, "counter": len(batches),
-        "next_row": len(batches) % data.packing_bins,
+        "next_row": len(batches) % data.packing_bins, "order": data.order(size),
       }  # fmt: skip
-      if state[str(row)] != at:
-        wrong.append(f"row {row} stands at {state[str(row)]}, and should at {at}")
+      own = dict(state[str(row)])
+      passed = own.pop("left_out", [])  # of the unfinished set
+      wrong += [
+        f"row {row} leaves out its element {number}, clip {int(order[number])}"
+        for number in passed
+        if number < reached[row] or int(order[number]) not in left_out
+      ]
+      if own != at:
+        wrong.append(f"row {row} stands at {own}, and should at {at}")
   past = min((row + n * data.rows) // size for row, n in reached.items())
   return wrong + _epochs(seen, past, size, left_out)
 

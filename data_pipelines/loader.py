@@ -22,6 +22,11 @@ from sora_jax.configlib import config
 from sora_jax.nn import patches
 from sora_jax.text import tokenizers
 
+# What the position in a row depends on, with the number of records; not the path, since
+# a dataset may be moved.
+_ORDER = ("split", "rows", "seed", "packing_bins", "token_drop", "tokens_per_row",
+          "text_tokens_per_row", "max_clips_per_row")  # fmt: skip
+
 
 @config
 class PackedLatents:
@@ -39,7 +44,8 @@ class PackedLatents:
   token_drop: float = 0.0  # each clip drops a share drawn from [0, token_drop]
   skip_too_long: bool = False  # leave out clips longer than a row instead of an error
   empty_captions: bool = False  # train on clips without a caption, too
-  max_bad_records: int = 100  # left out by a process before it stops; see checks.py
+  # Left out before the run stops (checks.py): by one process, since it was started.
+  max_bad_records: int = 100
   seed: int = 0
 
   def open(self, rows: range) -> rows_lib.RowBatches:
@@ -50,16 +56,16 @@ class PackedLatents:
         later, from the stream, a clip longer than a row, or too many bad records.
     """
     if not 0.0 <= self.token_drop < 1.0:
-      raise ValueError(f"data.token_drop must be in [0, 1), got {self.token_drop}")
+      raise ValueError(f"token_drop must be in [0, 1), got {self.token_drop}")
     if self.tokenizer.max_tokens > self.text_tokens_per_row:
       raise ValueError(
-        f"data.text_tokens_per_row ({self.text_tokens_per_row}) must hold a caption of "
+        f"text_tokens_per_row ({self.text_tokens_per_row}) must hold a caption of "
         f"tokenizer.max_tokens ({self.tokenizer.max_tokens})"
       )
     source = rows_lib.open_source(self.path, self.split)
     if self._stored and "text" not in source.dataset_info.features:
       raise ValueError(
-        f"data.tokenizer=StoredEmbeddings needs captions as embeddings, and {self.path} "
+        f"tokenizer=StoredEmbeddings needs captions as embeddings, and {self.path} "
         "has none: encode the clips with --text_encoder"
       )
     read = records.Records(
@@ -67,11 +73,17 @@ class PackedLatents:
       fields=("latents", "caption", "fps", *(["text"] if self._stored else [])),
     )  # fmt: skip
 
-    def make_row(row: int) -> grain.IterDataset:
-      stream = rows_lib.row_stream(read, Tokenize(self), row, self.rows, self.seed)
+    def make_row(row: int, left_out: set[int]) -> grain.IterDataset:
+      stream = rows_lib.row_stream(
+        read, Tokenize(self), row, self.rows, self.seed, left_out
+      )
       return self._pack(stream, row)
 
-    return rows_lib.RowBatches(rows, make_row, collate, read)
+    return rows_lib.RowBatches(rows, make_row, collate, read, self.order(len(read)))
+
+  def order(self, size: int) -> dict[str, Any]:
+    """What a position in a dataset of `size` records is a position of, as JSON."""
+    return {"records": size, **{name: getattr(self, name) for name in _ORDER}}
 
   @property
   def _stored(self) -> bool:
@@ -156,9 +168,8 @@ class Tokenize(grain.transforms.RandomMap):
       )
     return ValueError(
       f"the clip {caption[:60]!r} has {num} tokens ({size[0]}x{size[1]}x{size[2]} "
-      "patches), more than a row: raise --config.data.tokens_per_row (now "
-      f"{config.tokens_per_row}), make the clips smaller or shorter, or leave such clips "
-      "out with --config.data.skip_too_long"
+      f"patches), more than a row: raise tokens_per_row (now {config.tokens_per_row}), "
+      "make the clips smaller or shorter, or leave such clips out with skip_too_long"
     )
 
 

@@ -17,7 +17,8 @@ same order, whatever becomes of the others:
 
   a part that is added   begins at its beginning
   a part that is removed keeps its position in the checkpoints, and goes on from there
-                         when it is added again under its name
+                         when it is added again under its name; with another
+                         number of records, seed, ... it is refused: name it otherwise
   other weights          change whose turn it is from then on, and no position
 
 No clip of any part is lost or given twice by that. A weight of 0 leaves a part in its
@@ -152,7 +153,10 @@ class MixedBatches:
 
   def _draw(self, row: int) -> rows_lib.Arrays:
     name = list(self._parts)[turn(self._shares, row, self._draws[row])]
-    arrays = self._parts[name].draw(row)
+    try:
+      arrays = self._parts[name].draw(row)
+    except ValueError as error:
+      raise ValueError(f"data.parts.{name}: {error}") from error
     self._draws[row] += 1
     # Where there is no clip, there is a zero.
     first = np.where(arrays["clip_ids"] > 0, self.numbers[name].start, 0)
@@ -182,10 +186,14 @@ class MixedBatches:
       found = state[str(row)]["parts"]
       self._removed[row] = {k: v for k, v in found.items() if k not in self._parts}
     for name, part in self._parts.items():
-      part.set_state({
+      position = {
         str(row): state[str(row)]["parts"].get(name, self._beginnings[name][str(row)])
         for row in self._draws
-      })  # fmt: skip
+      }
+      try:
+        part.set_state(position)
+      except ValueError as error:
+        raise ValueError(f"data.parts.{name}: {error}") from error
 
   def rejected(self) -> list[dict[str, Any]]:
     return [row for part in self._parts.values() for row in part.rejected()]

@@ -10,7 +10,8 @@ its own, each with an exception where it is read, or an empty record where just 
 are left. Shards are opened when they are first read, and places are counted by the
 lengths in dataset_info.json, so nothing else moves.
 
-Used by: data_pipelines/rows.py, loader.py, crops.py. Next: checks.py.
+Used by: data_pipelines/rows.py, loader.py, crops.py, jobs/encode_latents.py. Next:
+checks.py.
 """
 
 import bisect
@@ -32,11 +33,13 @@ from tensorflow_datasets.proto import tf_example_pb2
 from data_pipelines import checks
 
 Record = dict[str, Any]
-# Seconds before a read is tried again; a shard that failed all of them gets none.
+# Seconds before a read is tried again.
 PAUSES = (0.05, 0.2, 0.8)
+_HOPELESS = 3  # records of a shard in a row that failed all tries: then each gets one
 _MOST_BYTES = 1 << 30  # of a tensor, when it is decompressed
 _MOST_IN_A_ROW = 10_000  # records left out, before the dataset is called unusable
-_LISTED = 20  # of bad records, in an error
+_LISTED = 20  # of bad records, in an error; of those too long, at all
+_NAMED = 100_000  # records whose ids are kept, the last that were read
 _ASKED, _ENOUGH = 64, 5  # records that are asked what all have in common; answers
 
 
@@ -69,14 +72,18 @@ class Records:
     split = source.dataset_info.splits[source.split].file_instructions
     self._shards = [pathlib.PurePath(file.filename).name for file in split]
     self._bounds = list(itertools.accumulate(file.take for file in split))
-    self._broken: set[int] = set()  # shards whose last read failed
+    # Shard -> records in a row that failed. Each is another one: none is read again.
+    self._failed: collections.Counter[int] = collections.Counter()
     self.dataset = path if source.split == "train" else f"{path}:{source.split}"
     self._most_bad = most_bad
     self._lock = threading.Lock()
-    self._left_out: dict[int, str] = {}  # record -> reason
-    self._bad: list[dict[str, Any]] = []  # without those that are only too long
+    self._ids: dict[int, str] = {}  # of records, in the order in which they were read
+    self._left_out: dict[int, str] = {}  # bad record -> reason
+    self._bad: list[dict[str, Any]] = []
     self._news: list[dict[str, Any]] = []  # not told of yet
-    self._in_a_row = 0
+    self.too_long = 0  # times that a clip was left out for its length, which is not bad
+    self._too_long_told: set[int] = set()
+    self._in_a_row: collections.Counter[str] = collections.Counter()  # by reason
     self._alike, self.common = alike, {}
     if alike is not None:
       self.common = self._ask(alike)
@@ -90,31 +97,38 @@ class Records:
     Raises:
       ValueError: too many records are bad, or no usable one comes any more.
     """
-    # What is too long may be shorter the next time, with fewer of its tokens.
-    if self._left_out.get(index, checks.TOO_LONG) == checks.TOO_LONG:
+    reason = self._left_out.get(index)
+    if reason is None:
       try:
         made = make(self._read(index))
-        self._in_a_row = 0
+        self._in_a_row.clear()
         return made
       except checks.Unusable as problem:
+        reason = problem.reason
         self._leave_out(index, problem)
-    self._in_a_row += 1
-    if self._in_a_row > _MOST_IN_A_ROW:
-      reasons = dict(collections.Counter(self._left_out.values()))
+    self._in_a_row[reason] += 1
+    if self._in_a_row.total() > _MOST_IN_A_ROW:
       raise ValueError(
-        f"{self.dataset}: the last {_MOST_IN_A_ROW:,} records read were all left out; of "
-        f"its {len(self):,} records, by reason: {reasons}"
+        f"{self.dataset}: the last {self._in_a_row.total():,} records read were all left "
+        f"out, by reason: {dict(self._in_a_row)}; it has {len(self):,}"
       )
     return None
 
+  def is_bad(self, index: int) -> bool:
+    """Whether the record is left out for good; not so where it is only too long."""
+    return index in self._left_out
+
   def rejected(self) -> list[dict[str, Any]]:
-    """Those left out since the last call; each is told of once."""
+    """Those left out since the last call; each is told of once.
+
+    Of those that are too long, which may be most of a dataset, the first few only.
+    """
     with self._lock:
       told, self._news = self._news, []
     return told
 
   def name(self, index: int) -> str:
-    """DATASET#ID, or DATASET#INDEX where the record cannot be read."""
+    """DATASET#ID of a record read not long ago; else DATASET#INDEX. Reads nothing."""
     return f"{self.dataset}#{self._id(index)}"
 
   def _ask(self, alike: Callable[[Record], dict[str, Any]]) -> dict[str, Any]:
@@ -136,9 +150,10 @@ class Records:
 
   def _read(self, index: int) -> Record:
     raw = self._raw(index)
+    self._note_id(index, raw)
     try:
       record = self._features.deserialize_example_np(raw, decoders=self._inflating)
-    except checks.Unusable:
+    except (checks.Unusable, MemoryError):  # the machine is full, the record is good
       raise
     except Exception as error:
       raise self._why(raw, error) from error
@@ -154,20 +169,23 @@ class Records:
   def _raw(self, index: int) -> bytes:
     """A record as it was written; what fails is tried again after a while."""
     shard = bisect.bisect_right(self._bounds, index)
-    for pause in (*(() if shard in self._broken else PAUSES), None):
+    patient = self._failed[shard] < _HOPELESS
+    for pause in (*(PAUSES if patient else ()), None):
       try:
         raw = self._source.data_source[index]
+      except MemoryError:
+        raise
       # ArrayRecord's own are RuntimeErrors, whatever they are about.
       except Exception as error:
         problem = f"{type(error).__name__}: {error}"
       else:
         if raw:
-          self._broken.discard(shard)
+          del self._failed[shard]
           return raw
         problem = "the record is empty"
       if pause is not None:
         time.sleep(pause)
-    self._broken.add(shard)
+    self._failed[shard] += 1
     raise checks.Unusable("unreadable", f"{self._shards[shard]}: {printable(problem)}")
 
   def _why(self, raw: bytes, error: Exception) -> checks.Unusable:
@@ -188,23 +206,28 @@ class Records:
     )
 
   def _leave_out(self, index: int, problem: checks.Unusable) -> None:
-    if index in self._left_out:
+    long = problem.reason == checks.TOO_LONG
+    self.too_long += long
+    # Whoever skips what is too long has asked for it; and it may be shorter the next
+    # time, with fewer of its tokens.
+    if long and (index in self._too_long_told or len(self._too_long_told) == _LISTED):
       return
     row = {
       "dataset": self.dataset, "index": index, "id": self._id(index),
       "reason": problem.reason, "detail": problem.detail,
     }  # fmt: skip
     with self._lock:
-      self._left_out[index] = problem.reason
       self._news.append(row)
-      # Whoever skips what is too long has asked for it.
-      if problem.reason != checks.TOO_LONG:
-        self._bad.append(row)
+    if long:
+      self._too_long_told.add(index)
+      return
+    self._left_out[index] = problem.reason
+    self._bad.append(row)
     if len(self._bad) > self._most_bad:
       raise ValueError(
         f"{self.dataset}: {len(self._bad)} bad records, and max_bad_records is "
-        f"{self._most_bad}:\n{self._listed()}\nMend the dataset, or leave out more with "
-        "--config.data.max_bad_records" + self._advice()
+        f"{self._most_bad}:\n{self._listed()}\nMend the dataset, or leave out more with a "
+        "larger max_bad_records" + self._advice()
       )
 
   def _listed(self) -> str:
@@ -215,18 +238,25 @@ class Records:
   def _advice(self) -> str:
     if not any(row["reason"] == "empty_caption" for row in self._bad):
       return ""
-    return "; --config.data.empty_captions trains on clips without captions as well"
+    return "; with empty_captions, clips without captions are trained on as well"
+
+  def _note_id(self, index: int, raw: bytes) -> None:
+    """Keeps the record's own id for whoever asks; others are forgotten for it."""
+    own = ""
+    # Whatever is wrong with the record is told where it is decoded.
+    with contextlib.suppress(Exception):
+      feature = _features_of(raw)["id"]
+      (own,) = feature.bytes_list.value or feature.int64_list.value
+      own = own.decode(errors="replace") if isinstance(own, bytes) else str(own)
+    with self._lock:
+      self._ids.pop(index, None)
+      self._ids[index] = printable(own)
+      if len(self._ids) > _NAMED:
+        del self._ids[next(iter(self._ids))]
 
   def _id(self, index: int) -> str:
-    """The record's own id; its place, where that cannot be read."""
-    own = ""
-    if 0 <= index < len(self) and self._left_out.get(index) != "unreadable":
-      # Whatever is wrong with it is told where the record is used.
-      with contextlib.suppress(Exception):
-        feature = _features_of(self._raw(index))["id"]
-        (own,) = feature.bytes_list.value or feature.int64_list.value
-        own = own.decode(errors="replace") if isinstance(own, bytes) else str(own)
-    return printable(own) or str(index)
+    with self._lock:
+      return self._ids.get(index, "") or str(index)
 
 
 def printable(text: str) -> str:

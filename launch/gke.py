@@ -53,7 +53,10 @@ def pod(options, command: shell.Command) -> dict:
         "name": "train",
         "image": options.image,
         "command": command,
-        "env": [{"name": "LIBTPU_INIT_ARGS", "value": init_args}],
+        "env": [
+          {"name": "LIBTPU_INIT_ARGS", "value": init_args},
+          {"name": "SORA_JAX_PREEMPTED_CODE", "value": "75"},
+        ],
         "resources": {"limits": {"google.com/tpu": chips}},
         "ports": [{"containerPort": 8471}, {"containerPort": 8080}],
         "volumeMounts": [],
@@ -64,7 +67,9 @@ def pod(options, command: shell.Command) -> dict:
   if options.bucket:
     made["metadata"]["annotations"] = {"gke-gcsfuse/volumes": "true"}
     made["spec"]["containers"][0]["volumeMounts"] = [{"name": "gcs", "mountPath": "/gcs"}]
-    attributes = {"bucketName": options.bucket, "mountOptions": "implicit-dirs"}
+    # Checkpoints are folders that get their name when they are complete.
+    mount = "implicit-dirs,rename-dir-limit=1000000"
+    attributes = {"bucketName": options.bucket, "mountOptions": mount}
     driver = {"driver": "gcsfuse.csi.storage.gke.io", "volumeAttributes": attributes}
     made["spec"]["volumes"] = [{"name": "gcs", "csi": driver}]
   return made

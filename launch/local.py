@@ -44,38 +44,42 @@ def free_port() -> int:
     return probe.getsockname()[1]
 
 
-def run(
-  command: list[str], *, num_processes: int, devices: int, quiet: bool
-) -> tuple[int, bool]:
-  """Runs all processes to their end.
+class Launcher:
+  """Starts the processes, and passes signals on to them."""
 
-  Returns:
-    The first error code, or 0; and whether a signal told this launcher to stop them.
-  """
-  port = free_port()
-  processes, readers, told = [], [], []
-  for number in range(num_processes):
-    process = subprocess.Popen(
-      command, env=os.environ | environment(number, num_processes, devices, port),
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-    )  # fmt: skip
-    processes.append(process)
-    shown = not quiet or number == 0
-    readers.append(threading.Thread(target=_copy, args=(number, process, shown)))
-    readers[-1].start()
+  def __init__(self, command: list[str], *, num_processes: int, devices: int, quiet: bool):
+    self._command, self._quiet = command, quiet
+    self._num_processes, self._devices = num_processes, devices
+    self._processes: list[subprocess.Popen] = []
+    self.told = False  # to stop, by a signal
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, self._forward)
 
-  def forward(signum, frame) -> None:
-    told.append(signum)
-    for process in processes:
+  def _forward(self, signum: int, frame) -> None:
+    del frame
+    self.told = True
+    for process in self._processes:
       if process.poll() is None:
         process.send_signal(signum)
 
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, forward)
-  code = _wait(processes)
-  for reader in readers:
-    reader.join()
-  return code, bool(told)
+  def run(self) -> int:
+    """Runs all processes to their end; the first error code, or 0."""
+    port = free_port()
+    self._processes, readers = [], []
+    for number in range(self._num_processes):
+      place = environment(number, self._num_processes, self._devices, port)
+      process = subprocess.Popen(
+        self._command, env=os.environ | place, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, errors="replace",
+      )  # fmt: skip
+      self._processes.append(process)
+      shown = not self._quiet or number == 0
+      readers.append(threading.Thread(target=_copy, args=(number, process, shown)))
+      readers[-1].start()
+    code = _wait(self._processes)
+    for reader in readers:
+      reader.join()
+    return code
 
 
 def _wait(processes: list[subprocess.Popen]) -> int:
@@ -120,12 +124,15 @@ def main() -> None:
       words = environment(number, options.num_processes, options.devices, 12345)
       print(*(f"{k}={shlex.quote(v)}" for k, v in words.items()), shlex.join(command))
     return
+  launcher = Launcher(
+    command, num_processes=options.num_processes, devices=options.devices,
+    quiet=options.quiet,
+  )  # fmt: skip
+  if options.restarts:
+    os.environ["SORA_JAX_PREEMPTED_CODE"] = "75"
   for attempt in range(options.restarts + 1):
-    code, told = run(
-      command, num_processes=options.num_processes, devices=options.devices,
-      quiet=options.quiet,
-    )  # fmt: skip
-    if told or code in (0, _USER_ERROR) or attempt == options.restarts:
+    code = launcher.run()
+    if launcher.told or code in (0, _USER_ERROR) or attempt == options.restarts:
       break
     print(f"attempt {attempt} ended with {code}; all are started again", flush=True)
   sys.exit(code)

@@ -22,7 +22,9 @@ def setup(bucket: str | None) -> str:
     # Every host sees one folder: checkpoints are written by all of them.
     lines += [
       "sudo mkdir -p /gcs && sudo chown $USER /gcs",
-      f"mountpoint -q /gcs || gcsfuse --implicit-dirs {shlex.quote(bucket)} /gcs",
+      # Checkpoints are folders that get their name when they are complete.
+      "mountpoint -q /gcs || gcsfuse --implicit-dirs --rename-dir-limit=1000000 "
+      f"{shlex.quote(bucket)} /gcs",
     ]
   return "\n".join(lines)
 
@@ -42,6 +44,7 @@ def start(command: list[str], *, init_args: str, restarts: int) -> str:
   return "\n".join([
     "set -e", f"cd ~/{HOME}", "source .venv/bin/activate",
     f"export LIBTPU_INIT_ARGS={shlex.quote(init_args)}",
+    "export SORA_JAX_PREEMPTED_CODE=75",
     f"nohup setsid bash -c {shlex.quote(loop)} > ~/{LOG} 2>&1 < /dev/null &",
     f"echo $! > ~/{HOME}/pid",
   ])  # fmt: skip

@@ -6,6 +6,7 @@ holds what its fields say, and no field is a secret (tests/security/test_secrets
 Used by: the verbs, the jobs of data_pipelines.
 """
 
+import errno
 import os
 import re
 import sys
@@ -21,10 +22,15 @@ from sora_jax import distributed
 _TRACEBACK = flags.DEFINE_bool(
   "traceback", False, "Show the Python traceback of a user error too."
 )
+# What a user can mend. Other errors of the system may be gone the next time, so that a
+# launcher starts the run again.
+_USERS = (ValueError, FileNotFoundError, FileExistsError, PermissionError,
+          IsADirectoryError, NotADirectoryError)  # fmt: skip
+_USERS_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EADDRINUSE)
 
 
 def run(main: Callable[[], None]) -> None:
-  """Parses the flags and runs `main`; a ValueError is the user's, and exits with 2."""
+  """Parses the flags and runs `main`; an error of the user's exits with 2."""
   # absl's own greeting on stderr, and the compiler's chatter, are not for users.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   logging.set_verbosity(logging.ERROR)
@@ -37,17 +43,10 @@ def run(main: Callable[[], None]) -> None:
       main()
     except KeyboardInterrupt:
       print("interrupted; the same command goes on from here", file=sys.stderr)
+      distributed.fail("interrupted", 130)
       sys.exit(130)
-    except (ValueError, OSError) as error:
-      if _TRACEBACK.value:
-        raise
-      _fail(str(error))
     except Exception as error:
-      if isinstance(error, jax.errors.JaxRuntimeError):
-        distributed.wait_for_verdict()
-      if not distributed.is_alone():
-        traceback.print_exc()
-      distributed.fail(repr(error), 1)
+      _end(error)
       raise
 
   app.run(guarded, flags_parser=_parse)
@@ -66,6 +65,18 @@ def _parse(
       message = flag + re.split(r"\n\w+(?:Error|Exception): ", traceback)[-1]
     _fail(f"{message.strip()}\nSee {os.path.basename(argv[0])} --help")
   return []
+
+
+def _end(error: Exception) -> None:
+  """Ends this process, and others of the run; comes back for a traceback if it is alone."""
+  is_users = isinstance(error, _USERS) or getattr(error, "errno", None) in _USERS_CODES
+  if is_users and not _TRACEBACK.value:
+    _fail(str(error))
+  if isinstance(error, jax.errors.JaxRuntimeError):
+    distributed.wait_for_verdict()
+  if distributed.has_peers():
+    traceback.print_exc()
+    distributed.fail(repr(error), 2 if is_users else 1)
 
 
 def _fail(message: str) -> None:

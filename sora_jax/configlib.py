@@ -13,6 +13,7 @@ import json
 import pathlib
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 # A config file is data. It may only name classes of this project.
@@ -68,7 +69,10 @@ def from_json(text: str, field: str | None = None) -> Any:
     if field not in data:
       raise ValueError(f"config.json has no field {field!r}, only {sorted(data)}")
     data = data[field]
-  return _decode(data)
+  try:
+    return _decode(data)
+  except RecursionError as error:  # json.loads goes deeper
+    raise ValueError(f"config.json is not a config: {error}") from error
 
 
 def _encode(value: Any) -> Any:
@@ -146,9 +150,18 @@ def check(tree: Any, path: str = "config") -> Any:
     value, place = getattr(tree, field.name), f"{path}.{field.name}"
     if not fits(value, hints[field.name]):
       raise ValueError(f"--{place} is {value!r:.80}, not {_named(hints[field.name])}")
-    if dataclasses.is_dataclass(value):
-      check(value, place)
+    for where, part in _configs(value, place):
+      check(part, where)
   return tree
+
+
+def _configs(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+  """The config that a value is, or those that stand in it, each with its place."""
+  if dataclasses.is_dataclass(value):
+    yield place, value
+  elif isinstance(value, dict | tuple | list):
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+      yield from _configs(part, f"{place}.{key}")
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -47,6 +47,11 @@ def initialize() -> None:
     atexit.register(_peers.leave)
 
 
+def has_peers() -> bool:
+  """Whether this process has joined others."""
+  return _peers is not None
+
+
 def fail(message: str, code: int) -> None:
   """Ends the other processes too, if there are any; comes back if there are none."""
   if _peers is not None:

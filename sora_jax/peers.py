@@ -7,7 +7,8 @@ JAX's coordination service; the first process reads them, and its verdict ends a
   lost    one that was killed, or whose machine or network is gone; exit code 75
   failed  one that ended with an error, which the others repeat; its exit code
 
-A launcher starts the run again after any code but 2, which is the user's to mend.
+A launcher starts the run again after any code but 0 and 2, which is the user's to mend.
+The loss of the first process, which runs the service, JAX itself sees, and ends the rest.
 
 Used by: distributed.py (which starts it), cli.py.
 """
@@ -37,7 +38,7 @@ class Peers:
     self._me = jax.process_index()
     self._beats, self._leaving = 0, False
     self._heard: dict[str, tuple[str, float]] = {}  # process: (its sign, when it was new)
-    self._reached = time.monotonic()  # the service, for the last time
+    self._sign()
     threading.Thread(target=self._watch, daemon=True).start()
 
   def leave(self) -> None:
@@ -61,8 +62,6 @@ class Peers:
     while True:
       time.sleep(_INTERVAL)
       self._try(self._look)
-      if time.monotonic() - self._reached > _PATIENCE:
-        self._end("process 0 is lost: it keeps the others together, and cannot be reached")
 
   def _look(self) -> None:
     self._beats += 1
@@ -79,7 +78,6 @@ class Peers:
     text = "left" if self._leaving else self._beats
     sign = f"{text} {socket.gethostname()} {os.getpid()}"
     self._client.key_value_set(f"{_SIGNS}{self._me}", sign, allow_overwrite=True)
-    self._reached = time.monotonic()
 
   def _judge(self) -> None:
     """The first process looks for signs that have not changed."""
@@ -103,7 +101,7 @@ class Peers:
     self._client.key_value_set(key, verdict, allow_overwrite=True)
 
   def _try(self, call) -> None:
-    # The service may be gone for a moment, or for good; `_reached` tells.
+    # The service may be gone for a moment; for good, JAX ends this process.
     with contextlib.suppress(Exception):
       call()
 
@@ -111,12 +109,15 @@ class Peers:
     again = "" if code == 2 else (
       "; all processes end now, and the same command goes on from the newest checkpoint"
     )  # fmt: skip
-    print(f"error: {message}{again}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # of a full disk
+      print(f"error: {message}{again}", file=sys.stderr, flush=True)
     _exit(code)
 
 
 def _exit(code: int) -> None:
   """At once: an orderly end would wait for processes that are gone."""
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
+  try:
+    sys.stdout.flush()
+    sys.stderr.flush()
+  finally:
+    os._exit(code)

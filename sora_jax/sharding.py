@@ -197,3 +197,17 @@ def tree_shardings(mesh: jax.sharding.Mesh, axes: Any, abstract: Any) -> Any:
 def batch(mesh: jax.sharding.Mesh) -> NamedSharding:
   """The sharding of every array of a batch: rows over the batch axes."""
   return NamedSharding(mesh, spec(("batch",)))
+
+
+def laid_out(abstract: Any, layout: Any) -> Any:
+  """Abstract arrays (shapes and dtypes), each with its sharding of an equal tree."""
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    abstract, layout,
+  )  # fmt: skip
+
+
+def on_one_device(abstract: Any) -> Any:
+  """Abstract arrays placed whole on this process's first device."""
+  place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return laid_out(abstract, jax.tree.map(lambda _: place, abstract))

@@ -9,7 +9,9 @@ step whose update was left out once more, one operation at a time, and says wher
 numbers stop being finite.
 """
 
+import os
 import pathlib
+import sys
 
 from absl import flags
 from ml_collections import config_flags
@@ -32,11 +34,14 @@ flags.register_validator(
 def main() -> None:
   config = configlib.check(_CONFIG.value)
   if _DEBUG_NANS.value is not None:
-    lines = rerun.rerun(_CONFIG.value, pathlib.Path(_WORKDIR.value), _DEBUG_NANS.value)
+    lines = rerun.rerun(config, pathlib.Path(_WORKDIR.value), _DEBUG_NANS.value)
     print("\n".join(lines))
     return
   distributed.initialize()
-  loop.train(config, _WORKDIR.value)
+  state = loop.train(config, _WORKDIR.value)
+  if int(state.step) < config.num_steps:
+    # SIGTERM ended it. Launchers that look at exit codes say which one means "again".
+    sys.exit(int(os.environ.get("SORA_JAX_PREEMPTED_CODE", "0")))
 
 
 if __name__ == "__main__":

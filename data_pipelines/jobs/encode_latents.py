@@ -11,7 +11,8 @@ beside the dataset has the mean and deviation of each channel over all latents.
 The job may run on any number of processes and devices (see sora_jax/distributed.py):
 each device writes whole shards. Started again after it was killed, it goes on with the
 shards that are missing and ends with the same bytes. A finished output of the same clips
-and codec is reused; an unfinished one is never under the final name.
+and codec is reused; an unfinished one is never under the final name. Clips that cannot
+be used (see checks.py) end the job at their shard, which lists them.
 """
 
 import concurrent.futures
@@ -26,7 +27,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
 
-from data_pipelines import datasets, rows, shards
+from data_pipelines import checks, datasets, records, rows, shards
 from data_pipelines.builders import latents
 from sora_jax import cli, distributed
 from sora_jax.generation import codec as codec_lib
@@ -50,7 +51,10 @@ def encode(
   """
   devices = jax.local_devices()
   codecs = [codec_lib.Codec(codec_folder, pieces, device=d) for d in devices]
-  rows.open_source(str(clips), "train")  # names a wrong --clips before anything else
+  try:
+    rows.open_source(str(clips), "train")
+  except ValueError as error:
+    raise ValueError(f"--clips: {error}") from error
   info = tfds.builder_from_directory(str(clips)).info
   made_from = {
     "clips": {name: split.num_bytes for name, split in info.splits.items()},
@@ -94,24 +98,43 @@ def _examples(
   clips: str, shard: shards.Shard, codec: codec_lib.Codec, sample: bool,
   text: pretrained.PretrainedText | None,
 ) -> Iterator[datasets.Example]:  # fmt: skip
-  source = rows.open_source(clips, shard.split)
-  indices = range(shard.start, shard.stop)
-  records = [source[i] for i in indices]
-  seeds = [zlib.crc32(record["id"]) for record in records] if sample else None
-  encoded = codec.encode([record["video"] for record in records], seeds=seeds)
-  captions = [record["caption"].decode() for record in records]
-  embedded = text.encode(captions) if text else [None] * len(records)
-  for index, record, z_THWC, text_MD in zip(indices, records, encoded, embedded):
+  found = _read(clips, shard)
+  seeds = [zlib.crc32(record["id"]) for record in found] if sample else None
+  encoded = codec.encode([record["video"] for record in found], seeds=seeds)
+  captions = [record["caption"] for record in found]
+  embedded = text.encode(captions) if text else [None] * len(found)
+  for record, z_THWC, text_MD in zip(found, encoded, embedded):
     embedding = {} if text_MD is None else {"text": text_MD.astype(ml_dtypes.bfloat16)}
     yield {
       **embedding,
-      "index": index,
+      "index": record["index"],
       "id": record["id"],
       "latents": z_THWC,
       "caption": record["caption"],
       "fps": record["fps"],
       "video_size": np.asarray(record["video"].shape[:3], np.int32),
     }
+
+
+def _read(clips: str, shard: shards.Shard) -> list[records.Record]:
+  """The shard's clips; raises ValueError with a list of those that cannot be used."""
+
+  def parse(record: records.Record) -> records.Record:
+    caption = checks.caption(record.get("caption"), may_be_empty=True)
+    return {**record, "video": checks.video(record.get("video")), "caption": caption}
+
+  read = records.Records(
+    rows.open_source(clips, shard.split), clips, parse=parse,
+    fields=("id", "video", "caption", "fps"), most_bad=shard.stop - shard.start,
+  )  # fmt: skip
+  found = [read.use(i, lambda record: record) for i in range(shard.start, shard.stop)]
+  bad = [f"  {row['id']}: {row['reason']}, {row['detail']}" for row in read.rejected()]
+  if bad:
+    raise ValueError(
+      f"--clips: {len(bad)} clips of {read.dataset} cannot be encoded; mend the dataset, "
+      "or make it without them:\n" + "\n".join(bad)
+    )
+  return found
 
 
 def _sums(examples: list[datasets.Example]) -> dict[str, Any]:

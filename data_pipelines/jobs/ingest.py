@@ -96,7 +96,7 @@ def ingest(
 
   partial = datasets.continued(out_dir, made_from)
   spool = partial / "spool"
-  if not ingest_report.is_written(partial):
+  if not _is_reported(partial):
     spool.mkdir(exist_ok=True)
     rows = _read_files(files, spool, settings, workers)
     filters.drop_duplicates(rows, settings.thresholds.duplicate_bits)
@@ -114,6 +114,12 @@ def ingest(
   }
   dataset = _write_dataset(out_dir, made_from, examples, files, spool, settings)
   return IngestResult(dataset=str(dataset), rows=rows, reused=False)
+
+
+def _is_reported(partial: pathlib.Path) -> bool:
+  """Whether it is settled what to keep; a report of nothing settles nothing."""
+  written = ingest_report.is_written(partial)
+  return written and any(row["status"] == "kept" for row in ingest_report.read(partial))
 
 
 def _check_folders(folder: pathlib.Path, out: pathlib.Path) -> None:
@@ -167,8 +173,12 @@ def _read_files(
       done = ((i, spool_lib.fill(*arguments)) for i, arguments in calls)
     for i, row in done:
       if isinstance(row, isolated.Lost):
-        lost = spool_lib.skipped(files[i], str(row), "its process was lost")
-        row = spool_lib.write_row(spool, i, lost)
+        # One that crashed may have been killed by the machine, so it is not marked as done:
+        # started again, the job tries it again.
+        crashed = str(row) == "crashed"
+        row = spool_lib.skipped(files[i], str(row), "its process was lost")
+        if not crashed:
+          spool_lib.write_row(spool, i, row)
       rows[i] = row
       bar.update()
   return [rows[i] for i in range(len(files))]

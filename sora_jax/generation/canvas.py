@@ -4,7 +4,7 @@ The noise of a request depends on its seed and size alone, so a sample does not 
 on what it was packed with.
 
 Shapes: as in sora_jax/api.py.
-Used by: generation/generator.py.
+Used by: generation/generator.py, prompts.py, sora_jax/sample.py, serving/studio.py.
 """
 
 import dataclasses

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from sora_jax import configlib
+from sora_jax import configlib, sharding
 from sora_jax.nn.skeleton import Arrays, Skeleton
 from sora_jax.objectives import autoencoder as objective_lib
 from sora_jax.training import checkpoint
@@ -150,19 +150,11 @@ def _load_trained(
   objective = configlib.from_json(configlib.read(path), field="objective")
   if not isinstance(objective, objective_lib.AutoencoderObjective):
     raise ValueError(f"{workdir} holds a {type(objective).__name__}, not a codec")
-  abstract = on_one_device(Skeleton.of(objective.make).abstract)
+  abstract = sharding.on_one_device(Skeleton.of(objective.make).abstract)
   params, other, _ = checkpoint.restore_model(workdir, abstract, ema=True)
   return objective.model, *(
     {name.removeprefix(_CODEC): x for name, x in arrays.items() if _CODEC in name}
     for arrays in (params, other)
-  )
-
-
-def on_one_device(abstract):
-  """Abstract arrays placed whole on this process's first device."""
-  place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract
   )
 
 

@@ -77,13 +77,11 @@ class Generator:
   def _restore(self, workdir: pathlib.Path, ema: bool) -> tuple:
     abstract = self._skeleton.abstract
     if self._mesh is None:
-      placed = codec_lib.on_one_device(abstract)
+      placed = sharding.on_one_device(abstract)
     else:
       axes = self._skeleton.logical_axes()
-      layouts = (sharding.tree_shardings(self._mesh, *pair) for pair in zip(axes, abstract))
-      placed = tuple(
-        jax.tree.map(_placed, part, layout) for part, layout in zip(abstract, layouts)
-      )
+      layouts = [sharding.tree_shardings(self._mesh, *pair) for pair in zip(axes, abstract)]
+      placed = sharding.laid_out(abstract, tuple(layouts))
     return checkpoint.restore_model(workdir, placed, ema=ema)
 
   def _check_experts(self, low: diffusion.VideoDiffusion, workdir: pathlib.Path) -> None:
@@ -193,10 +191,6 @@ def _config_text(workdir: pathlib.Path) -> str:
   if not path.exists():
     raise ValueError(f"{workdir} has no config.json: it is not a run's workdir")
   return configlib.read(path)
-
-
-def _placed(x: jax.ShapeDtypeStruct, layout) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout)
 
 
 def _objective(workdir: pathlib.Path, text: str) -> diffusion.VideoDiffusion:

@@ -3,7 +3,7 @@
 A line is {"prompt": ...} and, where they differ from the command's, "size" ("HxW"),
 "frames" and "seed"; of a file also a "group".
 
-Used by: sora_jax/sample.py, serving/worker.py.
+Used by: sora_jax/sample.py, serving/studio.py.
 """
 
 import json
@@ -27,7 +27,8 @@ def read(path: str | pathlib.Path) -> list[dict[str, Any]]:
   if not path.is_file():
     raise ValueError(f"--prompts_file={path} does not exist")
   try:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # Not splitlines: to it, some letters within a prompt end a line as well.
+    lines = path.read_text(encoding="utf-8").split("\n")
   except UnicodeDecodeError as error:
     raise ValueError(f"{path} is not text in UTF-8: {error}") from error
   found = []

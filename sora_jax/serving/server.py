@@ -14,7 +14,7 @@ What a stranger's page could make a browser do: a POST must come from this page 
 Sec-Fetch-Site, and a content type that forms cannot send); without a token, the Host must
 be a name of this machine, since any name can be made to point here (DNS rebinding).
 
-Used by: sora_jax/serve.py. Next: studio.py, page.py, assets.py.
+Used by: sora_jax/serve.py. Next: connections.py, studio.py, page.py, assets.py.
 """
 
 import hashlib
@@ -27,19 +27,17 @@ import re
 import secrets
 import socket
 import sys
-import threading
 import time
 import urllib.parse
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
-from sora_jax.serving import assets, page
+from sora_jax.serving import assets, connections, page
 from sora_jax.serving.studio import Full, Studio
 
 _BODY = 64 << 10  # bytes of a request
-_SILENCE = 10.0  # seconds in which a client must say something
-_PATIENCE = 60.0  # seconds that a connection may last
-_CONNECTIONS = 32  # at once
+_SLICE = 64 << 10  # bytes of an answer, sent at once
+_SILENCE = 10.0  # seconds in which a client must say something, or take a slice
 _LEAST_TOKEN = 16  # characters
 _WRONG_TOKEN = 0.5  # seconds that a wrong one costs
 _HEADERS = {
@@ -49,7 +47,8 @@ _HEADERS = {
     "frame-ancestors 'none'"
   ),
   "X-Content-Type-Options": "nosniff",
-  "Referrer-Policy": "no-referrer",
+  # Not "no-referrer": browsers would send the form that logs in with `Origin: null`.
+  "Referrer-Policy": "same-origin",
   "Cross-Origin-Resource-Policy": "same-origin",
   "Cross-Origin-Opener-Policy": "same-origin",
   "Cache-Control": "no-store",
@@ -88,7 +87,7 @@ def check(host: str, port: int, token: str) -> None:
 
 
 class Server(http.server.ThreadingHTTPServer):
-  """Listens; a thread a connection, at most `_CONNECTIONS` of them."""
+  """Listens; a thread a connection, as many as connections.py admits."""
 
   daemon_threads = True
   request_queue_size = 64
@@ -105,8 +104,7 @@ class Server(http.server.ThreadingHTTPServer):
     # Digests have one length, so that comparing them tells nothing of the token's.
     self._token = hashlib.sha256(token.encode()).digest() if token else None
     self._session = secrets.token_urlsafe(32)  # of the cookie
-    self._open: dict[socket.socket, float] = {}
-    self._lock = threading.Lock()
+    self.connections = connections.Connections()
     self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
       super().__init__((host.strip("[]"), port), Handler)
@@ -133,29 +131,17 @@ class Server(http.server.ThreadingHTTPServer):
     return hmac.compare_digest(given.encode(), self._session.encode())
 
   def process_request(self, request: socket.socket, client_address: Any) -> None:
-    with self._lock:
-      full = len(self._open) >= _CONNECTIONS
-      if not full:
-        self._open[request] = time.monotonic() + _PATIENCE
-    if full:
-      self.shutdown_request(request)
-    else:
+    if self.connections.admit(request, client_address[0]):
       super().process_request(request, client_address)
+    else:
+      self.shutdown_request(request)
 
   def shutdown_request(self, request: socket.socket) -> None:
-    with self._lock:
-      self._open.pop(request, None)
+    self.connections.leave(request)
     super().shutdown_request(request)
 
   def service_actions(self) -> None:
-    """Now and then: ends connections that last too long, whatever they trickle."""
-    with self._lock:
-      late = [one for one, end in self._open.items() if end < time.monotonic()]
-      for request in late:
-        try:
-          request.shutdown(socket.SHUT_RDWR)
-        except OSError:
-          continue  # it has ended by itself
+    self.connections.end_late()
 
   def handle_error(self, request: Any, client_address: Any) -> None:
     """Nothing: clients that are gone are no news, and the rest was told (`_answer`)."""
@@ -167,6 +153,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
   server: Server
   server_version, sys_version = "sora_jax", ""
   timeout = _SILENCE
+
+  def setup(self) -> None:
+    # Small, so that what waits in it does not hide for long that a client takes it.
+    self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * _SLICE)
+    super().setup()
 
   def do_GET(self) -> None:
     self._answer(self._get)
@@ -210,9 +201,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
       })  # fmt: skip
     # Names are looked up, and never make a path.
     file = studio.file(path.removeprefix("/results/"))
-    if file is None or not file.is_file():
+    if file is None:
       raise Refusal(404, "there is nothing here")
-    return self._send_file(file.read_bytes(), _TYPES[file.suffix])
+    try:
+      content = file.read_bytes()
+    except FileNotFoundError as error:
+      raise Refusal(404, "there is nothing here") from error
+    except OSError as error:  # of our disk: no client that is gone
+      raise RuntimeError(f"{file} cannot be read: {error}") from error
+    return self._send_file(content, _TYPES[file.suffix])
 
   def _post(self, path: str) -> None:
     body = self._body()
@@ -295,8 +292,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     for name, value in {**_HEADERS, **own, **headers}.items():
       self.send_header(name, value)
     self.end_headers()
-    if self.command != "HEAD":
-      self.wfile.write(content)
+    if self.command == "HEAD":
+      return
+    # Each slice has the time of `timeout`; all of it at once would have no more.
+    for start in range(0, len(content), _SLICE):
+      self.wfile.write(content[start : start + _SLICE])
+      self.server.connections.prolong(self.request)
 
   def send_error(self, code: int, message: str | None = None, explain: Any = None) -> None:
     """What the library refuses: as our own refusals."""

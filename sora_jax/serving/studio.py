@@ -6,6 +6,7 @@
 Used by: server.py, sora_jax/serve.py.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -24,6 +25,7 @@ from sora_jax.generation import canvas, prompts, video_files
 
 _FIELDS = ("prompt", "size", "frames", "seed", "steps", "guidance")
 _SEEDS = 1_000_000  # short to read
+_FAILURES = 16  # that are told
 _PROGRAMS = 32  # compiled for different settings; then memory is given back
 
 
@@ -187,18 +189,20 @@ class Studio:
       job = waiting[0]
       job.state, self._began = "running", time.monotonic()
     try:
-      file, error = self._make(job), ""
+      made = dataclasses.replace(job, file=self._make(job), state="done")
+      made.seconds = round(time.monotonic() - self._began, 2)
+      _write(self._out / f"{job.id}.json", made)
     except Exception as failure:  # of one request; the next one may be fine
-      file, error = "", _told(failure)
-      print(f"request {job.id} failed: {error}", file=sys.stderr, flush=True)
+      made = dataclasses.replace(job, error=_told(failure), state="failed")
+      made.seconds = round(time.monotonic() - self._began, 2)
+      print(f"request {job.id} failed: {made.error}", file=sys.stderr, flush=True)
+      self._remove(job)  # half a file, where the disk is full
     with self._changed:
-      job.seconds = round(time.monotonic() - self._began, 2)
-      job.file, job.error, job.state = file, error, "failed" if error else "done"
-      if file:
-        self._took[job.cost] = job.seconds
-        _write(self._out / f"{job.id}.json", job)
+      self._jobs[job.id] = made
+      if made.state == "done":
+        self._took[job.cost] = made.seconds
       self._forget()
-    return job
+    return made
 
   def _make(self, job: Job) -> str:
     request = canvas.Request(
@@ -218,13 +222,16 @@ class Studio:
     ).name
 
   def _forget(self) -> None:
-    """Results beyond those that are kept, the oldest first."""
-    over = [job for job in self._jobs.values() if job.state in ("done", "failed")]
-    for job in over[: -self.limits.kept]:
-      del self._jobs[job.id]
-      for name in (f"{job.id}.json", job.file):
-        if name:
-          (self._out / name).unlink(missing_ok=True)
+    """Results beyond those that are kept, the oldest first; failures cost no result."""
+    for state, kept in (("done", self.limits.kept), ("failed", _FAILURES)):
+      for job in [job for job in self._jobs.values() if job.state == state][:-kept]:
+        del self._jobs[job.id]
+        self._remove(job)
+
+  def _remove(self, job: Job) -> None:
+    for suffix in (".json", ".partial", ".mp4", ".png"):
+      with contextlib.suppress(OSError):  # the next request may be fine
+        (self._out / f"{job.id}{suffix}").unlink()
 
 
 def _new_id() -> str:
@@ -238,6 +245,8 @@ def _told(failure: Exception) -> str:
     return "there is not enough memory for this: make it smaller or shorter"
   if isinstance(failure, ValueError):
     return text
+  if isinstance(failure, OSError):  # whose text would tell our paths
+    return f"the server cannot read or write a file: {failure.strerror or 'unknown'}"
   return f"the generator failed ({type(failure).__name__}: {text})"
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sora_jax.weights import safetensors_files
+from sora_jax.weights import folders, safetensors_files
 
 # model_type of a folder's config.json -> the class of transformers that is its encoder.
 _ENCODERS = {
@@ -26,6 +26,11 @@ _ENCODERS = {
   "clip": "CLIPTextModel",
   "clip_text_model": "CLIPTextModel",
 }
+# Of those that lie there, the files that decide on a caption's tokens.
+_TOKENIZER_FILES = (
+  "added_tokens.json", "merges.txt", "special_tokens_map.json", "spiece.model",
+  "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
+)  # fmt: skip
 _CAPTIONS_AT_ONCE = 32
 
 
@@ -66,12 +71,16 @@ class PretrainedText:
       reason = (str(error).strip() or type(error).__name__).splitlines()[0]
       raise ValueError(f"--text_encoder={folder} cannot be read: {reason}") from error
     self._model = model.eval().to(self._device)
+    files = [encoder / "config.json", *(tokenizer / name for name in _TOKENIZER_FILES)]
+    self._files = [path for path in files if path.is_file()]
     longest = getattr(self._model.config, "max_position_embeddings", max_tokens)
     self.max_tokens = min(max_tokens, longest)
 
   def fingerprint(self) -> str:
-    """A digest of weights and length: equal ones give equal embeddings."""
+    """A digest of encoder, tokenizer and length: equal ones give equal embeddings."""
     digest = hashlib.sha256(str(self.max_tokens).encode())
+    for path in self._files:
+      digest.update(f"{path.name}:{folders.sha256(path)}".encode())
     for name, value in sorted(self._model.state_dict().items()):
       digest.update(name.encode())
       digest.update(value.float().cpu().numpy().tobytes())

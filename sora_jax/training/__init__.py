@@ -7,6 +7,7 @@
   optimizer.py    Muon, AdamW, schedules
   guard.py        updates that are left out, and what many of them lead to
   checkpoint.py   Orbax: state, moving average, data position; checked, or set aside
+  seals.py        manifests of checkpoints, by all processes
   workdir.py      config.json: whose folder it is
   preemption.py   SIGTERM: save and end, on all processes at one step
   feed.py         batches ahead, each with its data position

@@ -12,8 +12,7 @@ Used by: training/loop.py, generation/load.py.
 
 import contextlib
 import pathlib
-import sys
-import threading
+import shutil
 import time
 from typing import Any
 
@@ -24,11 +23,13 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers, checkpoint_utils
 
 from sora_jax import distributed
+from sora_jax.training import metrics, seals
 from sora_jax.training.state import TrainState
 from sora_jax.weights import folders
 
 # Of a checkpoint, in bytes: several threads can hash several files, or only some of them.
 _FILE_SIZE = 256 << 20
+_DAMAGED_KEPT = 4  # folders in WORKDIR/damaged
 
 
 class Checkpointer:
@@ -43,15 +44,14 @@ class Checkpointer:
     self, workdir: str | pathlib.Path, *, every: int = 1, keep: int = 2,
     keep_every: int = 0, verify: float = 1.0,
   ):  # fmt: skip
-    """Fields of `TrainConfig`: save each `every` steps, keep the newest `keep` and each
-    multiple of `keep_every`; hash a part `verify` of the files before they are used.
+    """Saves each `every` steps, keeps the newest `keep` and each multiple of `keep_every`;
+    hashes a part `verify` of the files before they are used.
     """
     self._directory = pathlib.Path(workdir).absolute() / "checkpoints"
     self._damaged = self._directory.with_name("damaged")
     self._every, self._keep, self._keep_every = every, keep, keep_every
     self._verify = verify
-    self._unsealed: set[int] = set()  # saved, and without a manifest yet
-    self._sealing: threading.Thread | None = None
+    self._seals = seals.Seals(self._directory)
     self._open()
 
   def _open(self) -> None:
@@ -66,31 +66,12 @@ class Checkpointer:
       ),
     )
 
-  def _seal(self, *, wait: bool = False) -> None:
-    """Writes the manifests of steps that are complete by now, in a thread."""
-    if self._sealing is not None and (wait or not self._sealing.is_alive()):
-      self._sealing.join()
-      self._sealing = None
-    complete = {step for step in self._unsealed if self._folder(step).is_dir()}
-    if self._sealing is None and complete:
-      self._unsealed -= complete
-      self._sealing = threading.Thread(target=self._write_manifests, args=(complete,))
-      self._sealing.start()
-      if wait:
-        self._seal(wait=True)
-
-  def _write_manifests(self, steps: set[int]) -> None:
-    for step in steps:
-      # The step may be deleted meanwhile, because newer ones are there.
-      with contextlib.suppress(OSError):
-        folders.write_manifest(self._folder(step), _share())
-
   def _folder(self, step: int) -> pathlib.Path:
     return self._directory / str(step)
 
   def save(self, state: TrainState, data_state: dict[str, Any], *, step: int) -> None:
     """Saves where the interval says so; returns before the write is complete."""
-    self._seal()
+    self._seals.write()
     if step % self._every == 0:
       self._save(state, data_state, step)
 
@@ -103,7 +84,8 @@ class Checkpointer:
     if self._manager.latest_step() != step:
       self._save(state, data_state, step, force=True)
     self._wait()
-    if step not in ocp.utils.checkpoint_steps(self._directory):
+    saved = step in ocp.utils.checkpoint_steps(self._directory)
+    if not saved or self._seals.lacks(step):
       raise OSError(
         f"step {step} could not be saved in {self._directory}, see above: make room there, "
         "and run the same command again"
@@ -114,7 +96,7 @@ class Checkpointer:
       self._manager.wait_until_finished()
     except Exception as error:
       self._failed(error)
-    self._seal(wait=True)
+    self._seals.write(wait=True)
 
   def _save(self, state: TrainState, data_state, step: int, force: bool = False) -> None:
     meta = {"step": step, "data": distributed.gather_states(data_state)}
@@ -125,46 +107,49 @@ class Checkpointer:
     arguments = ocp.args.Composite(meta=ocp.args.JsonSave(meta), **items)
     try:
       self._manager.save(step, args=arguments, force=force)
-      self._unsealed.add(step)
+      self._seals.add(step)
     except Exception as error:
       self._failed(error)
 
   def _failed(self, error: Exception) -> None:
     """A full disk costs a checkpoint, not the run: what is saved already stays."""
     kept = max(ocp.utils.checkpoint_steps(self._directory), default=None)
-    print(
+    metrics.tell(
       f"WARNING: a checkpoint could not be saved ({type(error).__name__}: "
       f"{str(error).splitlines()[0] if str(error) else ''}); training goes on, the newest "
-      f"good step is {kept}", file=sys.stderr, flush=True,
-    )  # fmt: skip
+      f"good step is {kept}"
+    )
     with contextlib.suppress(Exception):
       self._manager.close()
     self._open()
 
   def restore_newest(
-    self, like: TrainState
+    self, like: TrainState, *, below: int | None = None
   ) -> tuple[int, TrainState, dict[str, Any]]:
     """(step, state, data position) of the newest good step; (0, like, {}) if none.
 
+    Args:
+      like: gives shapes, dtypes and shardings.
+      below: only steps below this one, if given.
+
     Raises:
-      ValueError: there are steps, and none of them is good.
+      ValueError: there are steps, or were, and none of them is good.
     """
-    bad: list[str] = []
     while True:
-      step = self._newest()
-      if step is None and bad:
+      step, has_older = self._newest(below)
+      if step is None and below is None and any(self._damaged.glob("*")):
         raise ValueError(
           f"none of the checkpoints in {self._directory} is good; they are set aside in "
-          f"{self._damaged}:\n  " + "\n  ".join(bad)
+          f"{self._damaged}: move one back, or choose another workdir"
         )
       if step is None:
         return 0, like, {}
       try:
-        checked = verify(self._folder(step), sampled=self._verify)
-        if not checked and self._has_sealed(step):
+        checked = seals.verify(self._folder(step), sampled=self._verify)
+        if not checked and has_older:
           raise ValueError("it has no manifest, so its writing was not finished")
       except ValueError as error:
-        bad += self._set_aside(step, error)
+        self._set_aside(step, error)
         continue
       if not checked and distributed.is_primary():
         print(f"checkpoint {step} has no manifest, nor has any: it is taken unchecked")
@@ -173,53 +158,58 @@ class Checkpointer:
         return step, *self.restore(like, step)
       except Exception as error:
         # Of files that are what was written, it is the run that is another one.
-        if checked and self._verify == 1.0:
+        if checked:
           raise
-        bad += self._set_aside(step, error)
+        self._set_aside(step, error)
 
   def roll_back(self, like: TrainState, *, before: int) -> tuple[int, TrainState]:
     """(step, state) of the newest good step below `before`; later ones are deleted.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none; then nothing is deleted.
     """
     self._wait()
-    for step in self._manager.all_steps():
-      if step >= before:
-        self._manager.delete(step)
-    step, state, _ = self.restore_newest(like)
+    step, state, _ = self.restore_newest(like, below=before)
     if not step:
       raise ValueError(
-        f"the guard wants a checkpoint before step {before} to go back to, and there is "
-        "none: save more often (--config.checkpoint_every), or mend the run's first steps"
+        f"the guard wants a checkpoint below step {before} to go back to, and there is "
+        "none: keep more of them (--config.keep_checkpoints), or save them less often"
       )
+    for later in self._manager.all_steps():
+      if later > step:
+        self._manager.delete(later)
     return step, state
 
-  def _has_sealed(self, below: int) -> bool:
-    steps = ocp.utils.checkpoint_steps(self._directory)
-    return any(folders.is_sealed(self._folder(step)) for step in steps if step < below)
+  def _newest(self, below: int | None) -> tuple[int | None, bool]:
+    """(newest step, whether there is an older one with manifests).
 
-  def _newest(self) -> int | None:
-    """As the primary process sees it, for all of them."""
-    step = max(ocp.utils.checkpoint_steps(self._directory), default=-1)
+    As the primary process sees it, for all of them.
+    """
+    steps = [
+      step for step in ocp.utils.checkpoint_steps(self._directory)
+      if below is None or step < below
+    ]  # fmt: skip
+    newest = max(steps, default=-1)
+    older = any(folders.is_sealed(self._folder(step)) for step in steps if step < newest)
     if not distributed.is_alone():
-      step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
-    return None if step < 0 else step
+      told = multihost_utils.broadcast_one_to_all(np.int32([newest, older]))
+      newest, older = int(told[0]), bool(told[1])
+    return (None if newest < 0 else newest), older
 
-  def _set_aside(self, step: int, error: Exception) -> list[str]:
+  def _set_aside(self, step: int, error: Exception) -> None:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if distributed.is_primary():
       self._damaged.mkdir(exist_ok=True)
-      place = self._damaged / f"{step}_{time.strftime('%Y%m%d_%H%M%S')}"
+      for oldest in sorted(self._damaged.iterdir(), key=_age)[: -_DAMAGED_KEPT + 1]:
+        shutil.rmtree(oldest)
+      place = self._damaged / f"{step}_{time.time_ns()}"
       self._folder(step).rename(place)
-      print(f"WARNING: checkpoint {step} is damaged and set aside in {place}: {reason}",
-            file=sys.stderr, flush=True)  # fmt: skip
+      metrics.tell(
+        f"WARNING: checkpoint {step} cannot be used and is set aside in {place}: {reason}"
+      )
     distributed.wait_for_all("set aside")
-    return [f"step {step}: {reason}"]
 
-  def restore(
-    self, like: TrainState, step: int
-  ) -> tuple[TrainState, dict[str, Any]]:
+  def restore(self, like: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
     """(state, data position) of a step; `like` gives shapes, dtypes and shardings."""
     items = _items(like)
     restored = self._manager.restore(
@@ -274,7 +264,7 @@ def restore_model(workdir: pathlib.Path, abstract: tuple, *, ema: bool) -> tuple
   kept = (directory / str(step) / "ema").exists()
   name = "ema" if ema and kept else "params"
   items = {name: params} | ({"other": other} if other else {})
-  verify(directory / str(step), within=tuple(items))
+  seals.verify(directory / str(step), within=tuple(items))
   manager = ocp.CheckpointManager(directory)
   restored = manager.restore(
     step,
@@ -284,25 +274,8 @@ def restore_model(workdir: pathlib.Path, abstract: tuple, *, ema: bool) -> tuple
   return restored[name], restored["other"] if other else {}, step
 
 
-def verify(
-  folder: pathlib.Path, *, within: tuple[str, ...] = (), sampled: float = 1.0
-) -> bool:
-  """`folders.verify`, shared by all processes; all of them find what one finds."""
-  problem, checked = "", False
-  try:
-    checked = folders.verify(folder, within=within, share=_share(), sampled=sampled)
-  except ValueError as error:
-    problem = str(error)
-  me = str(jax.process_index())
-  found = distributed.gather_states({me: [problem, checked]}).values()
-  for problem, _ in found:
-    if problem:
-      raise ValueError(problem)
-  return all(checked for _, checked in found)
-
-
-def _share() -> tuple[int, int]:
-  return jax.process_index(), jax.process_count()
+def _age(place: pathlib.Path) -> int:
+  return int(place.name.rpartition("_")[2])
 
 
 def _items(state: TrainState) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class TrainConfig:
 _NEUTRAL = re.compile(
   r"(mesh|log_every|checkpoint_every|keep_checkpoints|keep_every|verify_checkpoints|codec"
   r"|wandb_project)(\..*)?"
+  r"|guard\.(stop_after|max_roll_backs|roll_back_after)"
   r"|data\.(parts\.[^.]+\.data\.)?max_bad_records"
   r"|data\.parts\.[^.]+(\.weight)?"
 )

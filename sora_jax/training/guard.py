@@ -26,12 +26,12 @@ class Guard:
   window: int = 64  # losses that the median is taken of; fewer see no spike
   roll_back_after: int = 0  # left out in a row: back to a checkpoint; 0 never
   stop_after: int = 50  # left out in a row: the run ends with an error
-  max_roll_backs: int = 10  # then the run ends with an error too
+  max_roll_backs: int = 10  # of a workdir; then the run ends with an error too
 
   def check(self) -> None:
     """Raises ValueError where the fields do not fit each other."""
-    if not 1 <= self.window <= HISTORY:
-      raise ValueError(f"guard.window={self.window} must be from 1 to {HISTORY}")
+    if not 4 <= self.window <= HISTORY:
+      raise ValueError(f"guard.window={self.window} must be from 4 to {HISTORY}")
     if self.spike is not None and self.spike <= 0:
       raise ValueError(f"guard.spike={self.spike} must be above 0; None sees no spikes")
     if self.stop_after < 1 or self.roll_back_after >= self.stop_after:

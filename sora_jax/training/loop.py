@@ -65,24 +65,25 @@ def train(config: TrainConfig, workdir: str | pathlib.Path) -> state.TrainState:
     stream = feed.Feed(batches)
     report = report_lib.Report(config, workdir, batches, done)
     pending = None  # what the step before tells, read while this one runs
+    left_out = int(train_state.guard["left_out"])  # updates in a row until `done`
+    ended_well = False
     try:
       with preemption.Preemption() as ending:
         while done < config.num_steps:
           waiting = time.perf_counter()
           local, data_state = next(stream)
           waited = time.perf_counter() - waiting
-          batch = distributed.to_global(mesh, local)
-          train_state, values = train_step(train_state, batch)
+          train_state, values = train_step(train_state, distributed.to_global(mesh, local))
           if pending is not None:
             left_out = report.step(*pending)
-            if config.guard.rolls_back(left_out):
-              # The data goes on from here, so what did it is skipped.
-              bad, pending = pending[0], None
-              done, train_state = checkpoints.roll_back(
-                train_state, before=bad - left_out + 1
-              )
-              report.rolled_back(bad, done)
-              continue
+          if config.guard.rolls_back(left_out):
+            # The data goes on from here, so what did it is skipped. Where that was tried
+            # before, and no update was good since, further back.
+            before = done - left_out + (report.rolled_to != done - left_out)
+            bad, pending, left_out = done, None, 0
+            done, train_state = checkpoints.roll_back(train_state, before=before)
+            report.rolled_back(bad, done)
+            continue
           done += 1
           pending = done, values, waited, local
           checkpoints.save(train_state, data_state, step=done)
@@ -91,10 +92,13 @@ def train(config: TrainConfig, workdir: str | pathlib.Path) -> state.TrainState:
         if pending is not None:
           report.step(*pending)
         checkpoints.save_last(train_state, data_state, step=done)
+        ended_well = True
     finally:
       stream.close()
       report.close()
-      checkpoints.close()
+      # After an error the others may be anywhere: it is told before anybody waits.
+      if ended_well or distributed.is_alone():
+        checkpoints.close()
   if done < config.num_steps and distributed.is_primary():
     print(f"ended by SIGTERM at step {done}, which is saved; the same command goes on")
   return train_state

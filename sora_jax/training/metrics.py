@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import tensorboardX
 import tqdm
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
 from sora_jax import chips, distributed
 
@@ -25,7 +26,7 @@ def progress(total: int, *, initial: int = 0, desc: str, unit: str = "it") -> tq
   return tqdm.tqdm(
     total=total, initial=initial, desc=desc, unit=unit, mininterval=seconds,
     maxinterval=max(10.0, seconds), dynamic_ncols=True,
-    disable=not distributed.is_primary(),
+    disable=not distributed.is_primary(), file=_Console(),
   )  # fmt: skip
 
 
@@ -52,7 +53,28 @@ def append(path: pathlib.Path, row: Mapping[str, Any]) -> None:
       torn = file.read() not in (b"", b"\n")  # by a kill
       file.write(("\n" * torn + json.dumps(row) + "\n").encode())
   except OSError as error:
-    print(f"WARNING: a row of {path} is lost: {error.strerror}", file=sys.stderr)
+    tell(f"WARNING: a row of {path} is lost: {error.strerror}")
+
+
+def tell(text: str) -> None:
+  """On stderr; where that is a file on a full disk, not at all."""
+  with contextlib.suppress(OSError):
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Console:
+  """stderr for a progress bar, which a full disk does not end."""
+
+  def __getattr__(self, name: str):
+    return getattr(sys.stderr, name)
+
+  def write(self, text: str) -> None:
+    with contextlib.suppress(OSError):
+      sys.stderr.write(text)
+
+  def flush(self) -> None:
+    with contextlib.suppress(OSError):
+      sys.stderr.flush()
 
 
 class MetricLog:
@@ -67,34 +89,48 @@ class MetricLog:
       ValueError: a project of Weights & Biases is named and wandb is not installed.
     """
     self._wandb = None
-    self._path = pathlib.Path(workdir) / "metrics.jsonl"
+    workdir = pathlib.Path(workdir)
+    self._path = workdir / "metrics.jsonl"
     self._events = None
     if distributed.is_primary():
       self.rewind(first_step)
-      self._events = tensorboardX.SummaryWriter(str(workdir), flush_secs=30)
+      # Written here and now: the writer's own thread would end at a full disk, and then
+      # its queue would block.
+      with contextlib.suppress(OSError):
+        self._events = event_file_writer.EventsWriter(str(workdir / "events"))
       if wandb_project:
-        self._wandb = _start_wandb(wandb_project, pathlib.Path(workdir))
+        self._wandb = _start_wandb(wandb_project, workdir)
 
   def rewind(self, step: int) -> None:
     """Forgets the steps after a checkpoint, which are done again."""
     if distributed.is_primary():
       kept = [row for row in read(self._path.parent) if row["step"] <= step]
       partial = self._path.with_suffix(".partial")
-      partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-      partial.rename(self._path)
+      try:
+        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        partial.rename(self._path)
+      except OSError as error:
+        tell(f"WARNING: {self._path} keeps steps that are done again: {error.strerror}")
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    if self._events is None:
+    if not distributed.is_primary():
       return
     append(self._path, {"step": step, "time": round(time.time(), 3), **values})
-    for name, value in values.items():
-      self._events.add_scalar(name, value, step)
+    with contextlib.suppress(OSError):
+      for name, value in values.items() if self._events else ():
+        told = summary.scalar(name, value)
+        self._events.write_event(
+          event_pb2.Event(wall_time=time.time(), step=step, summary=told)
+        )
+      if self._events:
+        self._events.flush()
     if self._wandb is not None:
       self._wandb.log(dict(values), step=step)
 
   def close(self) -> None:
-    if self._events is not None:
-      self._events.close()
+    with contextlib.suppress(OSError):
+      if self._events:
+        self._events.close()
     if self._wandb is not None:
       self._wandb.finish()
 
@@ -166,6 +202,10 @@ class Window:
     self._first = True
     chip = chips.of_kind(jax.devices()[0].device_kind)
     self._peak_flops = chip and chip.flops * jax.device_count()
+    self._open()
+
+  def reset(self) -> None:
+    """Forgets the steps since the last line, which were undone."""
     self._open()
 
   def _open(self) -> None:

@@ -10,7 +10,6 @@ Used by: training/loop.py.
 
 import contextlib
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -39,7 +38,10 @@ class Report:
     self._bar = metrics.progress(
       config.num_steps, initial=first, desc=workdir.name, unit="step"
     )
-    self._rollbacks = 0
+    rollbacks = metrics.read_rows(workdir / "rollbacks.jsonl")
+    self._rollbacks = len(rollbacks)
+    # The checkpoint that the guard went back to last.
+    self.rolled_to: int | None = rollbacks[-1]["to"] if rollbacks else None
     self._bad = {tuple(row.values()) for row in metrics.read_rows(self._quarantine)}
 
   def step(self, number: int, values: Any, waited: float, batch: Any) -> int:
@@ -82,11 +84,10 @@ class Report:
     with contextlib.suppress(OSError):  # of a full disk: the run is worth more
       self._store(number, batch)
     if distributed.is_primary():
-      print(
+      metrics.tell(
         f"step {number} left out: loss {values['loss']}, gradient "
-        f"{values['grad_norm']}; its clips are listed in {self._workdir}/skipped_*.jsonl",
-        file=sys.stderr,
-      )  # fmt: skip
+        f"{values['grad_norm']}; its clips are listed in {self._workdir}/skipped_*.jsonl"
+      )
 
   def _store(self, number: int, batch: Any) -> None:
     folder = self._workdir / "skipped"
@@ -95,7 +96,11 @@ class Report:
     if len(stored) < _STORED_BATCHES or str(number) in stored:
       leaves = jax.tree_util.tree_leaves_with_path(batch)
       arrays = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-      np.savez(folder / f"{number}_{jax.process_index()}.npz", **arrays)
+      path = folder / f"{number}_{jax.process_index()}.npz"
+      partial = path.with_suffix(".partial")
+      with partial.open("wb") as file:
+        np.savez(file, **arrays)
+      partial.rename(path)
 
   @property
   def _quarantine(self) -> pathlib.Path:
@@ -115,20 +120,21 @@ class Report:
       ValueError: once too often.
     """
     self._rollbacks += 1
+    self.rolled_to = to
     if self._rollbacks > self._config.guard.max_roll_backs:
       raise ValueError(
         f"the run went back to a checkpoint {self._rollbacks} times "
         "(guard.max_roll_backs), and never past what did it: see rollbacks.jsonl"
       )
     self._log.rewind(to)
+    self._window.reset()
     self._bar.update(to - self._bar.n)
     if distributed.is_primary():
       metrics.append(self._workdir / "rollbacks.jsonl", {"from": number, "to": to})
-      print(
+      metrics.tell(
         f"{self._config.guard.roll_back_after} updates in a row were left out until step "
-        f"{number}: back to checkpoint {to}, and on with the data behind them",
-        file=sys.stderr,
-      )  # fmt: skip
+        f"{number}: back to checkpoint {to}, and on with the data behind them"
+      )
 
   def close(self) -> None:
     self._note_bad_records()

@@ -14,9 +14,9 @@ import traceback
 import jax
 import numpy as np
 
-from sora_jax import api
+from sora_jax import api, sharding
 from sora_jax.nn.skeleton import Skeleton
-from sora_jax.training import checkpoint, state, step
+from sora_jax.training import checkpoint, step
 from sora_jax.training.config import TrainConfig
 
 
@@ -28,17 +28,12 @@ def rerun(config: TrainConfig, workdir: pathlib.Path, number: int) -> list[str]:
   """
   batch = load(workdir, number)
   skeleton = Skeleton.of(config.objective.make)
-  abstract = jax.eval_shape(
-    lambda: state.create(skeleton, config.optimizer.make(1), config.seed, None)
-  )
-  layout = state.shardings(skeleton, abstract, config.mesh.make(jax.devices()[:1]))
-  like = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, layout
-  )
   params, other, saved = checkpoint.restore_model(
-    workdir, (like.params, like.other), ema=False
+    workdir, sharding.on_one_device(skeleton.abstract), ema=False
   )
-  gradient = step.make_gradient(config.objective, skeleton)
+  gradient = step.in_parts(
+    step.make_gradient(config.objective, skeleton), config.accumulate
+  )
   key = step.key_of_step(config.seed, number - 1)
   lines = [f"step {number} with the parameters of checkpoint {saved}", *bad_inputs(batch)]
   (loss, _), grads = jax.jit(gradient)(params, other, batch, key)

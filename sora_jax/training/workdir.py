@@ -35,6 +35,8 @@ def claim(workdir: pathlib.Path, config: Any) -> None:
       print("resumed with other data:\n  " + "\n  ".join(mixture))
   if distributed.is_primary():
     workdir.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(configlib.to_json(config))
-    partial.rename(path)
+    text = configlib.to_json(config)
+    if not path.exists() or path.read_text() != text:
+      partial = path.with_suffix(".partial")
+      partial.write_text(text)
+      partial.rename(path)

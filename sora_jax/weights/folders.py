@@ -20,6 +20,7 @@ import pathlib
 import random
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 
 MANIFEST = "manifest.json"
@@ -54,7 +55,7 @@ def creating(out: str | pathlib.Path) -> Iterator[pathlib.Path]:
 def write_manifest(folder: pathlib.Path, share: tuple[int, int] = WHOLE) -> None:
   """The manifest of this process's share of the files under the folder."""
   number, count = share
-  names = _names(folder)[number::count]
+  names = [name for name in _names(folder) if _owner(name, count) == number]
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
     digests = list(pool.map(lambda name: sha256(folder / name), names))
   files = {
@@ -90,7 +91,7 @@ def verify(
   names = sorted(
     name for name in expected if not within or name.partition("/")[0] in within
   )  # fmt: skip
-  names = names[share[0] :: share[1]]
+  names = [name for name in names if _owner(name, share[1]) == share[0]]
   hashed = set(random.sample(names, math.ceil(sampled * len(names))))
 
   def check(name: str) -> None:
@@ -149,6 +150,11 @@ def _is_inside(file: pathlib.Path, folder: pathlib.Path) -> bool:
 def sha256(path: pathlib.Path) -> str:
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _owner(name: str, count: int) -> int:
+  """Whose share a file is in: by its name, since two hosts may list a folder unlike."""
+  return zlib.crc32(name.encode(errors="surrogateescape")) % count
 
 
 def _names(folder: pathlib.Path) -> list[str]:

@@ -32,7 +32,9 @@ def main() -> None:
   if int(state.step) == _STEPS.value:
     leaves = [distributed.to_everywhere(leaf) for leaf in jax.tree.leaves(state)]
     if distributed.is_primary():
-      np.savez(pathlib.Path(_LEDGER.value) / "final.npz", *leaves)
+      partial = pathlib.Path(_LEDGER.value) / "partial.npz"
+      np.savez(partial, *leaves)
+      partial.rename(partial.with_name("final.npz"))
 
 
 def keep_ledger(folder: pathlib.Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zlib
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from data_pipelines import rows
 from data_pipelines.jobs import encode_latents, render_shapes
 from data_pipelines.moving_shapes import MovingShapes
 from launch import local
 from sora_jax.generation import codec as codec_lib
+from tests.data_pipelines import damage
 from tests.survival import kill_jobs
 
 
@@ -103,9 +106,23 @@ def test_samples_are_drawn_by_the_clip_s_name(inputs, tmp_path):
     assert np.abs(samples[i]["latents"] - means[i]["latents"]).max() > 1e-2
 
 
+def test_clips_that_cannot_be_used_are_listed(inputs, tmp_path):
+  clips, codec, _ = inputs
+  copy = shutil.copytree(clips, tmp_path / "copy")
+  # Behind 2 held-out clips and 3 of the test.
+  damage.edit(copy, {6: damage.put("caption", b"\xff"), 8: b"junk"})
+  with pytest.raises(ValueError, match=r"^--clips: 2 clips of .* cannot be") as error:
+    encode_latents.encode(copy, codec, tmp_path / "out", clips_per_shard=12)
+  lines = str(error.value).splitlines()[1:]
+  name = rows.open_source(str(clips), "train")[1]["id"].decode()
+  assert lines[0].startswith(f"  {name}: bad_caption, the caption is not UTF-8")
+  assert lines[1].startswith("  3: unreadable, ") and len(lines) == 2
+  assert not (tmp_path / "out").exists()
+
+
 def test_user_errors_are_named(inputs, tmp_path):
   clips, codec, _ = inputs
-  with pytest.raises(ValueError, match="no dataset at"):
+  with pytest.raises(ValueError, match=r"^--clips: no dataset at"):
     encode_latents.encode(tmp_path, codec, tmp_path / "out")
   with pytest.raises(ValueError, match="no codec at"):
     encode_latents.encode(clips, tmp_path, tmp_path / "out")

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipelines import ledger, loader, rows
+from data_pipelines import ledger, loader, records, rows
 from sora_jax.text import tokenizers
 from tests.data_pipelines import damage
 
@@ -99,6 +99,56 @@ def test_with_bad_records(dataset, tmp_path):
   assert ledger.once_per_epoch(entries, data, NUM, left_out=bad, state=state) == []
   assert bad.isdisjoint({i for _, _, ids in entries for i in ids})
   assert ledger.once_per_epoch(entries, data, NUM, state=state) != []
+
+
+class Away:
+  """A source in which records cannot be read for a while."""
+
+  def __init__(self, inner, away: set[int]):
+    self.inner, self.away = inner, away
+
+  def __len__(self):
+    return len(self.inner)
+
+  def __getitem__(self, index):
+    if index in self.away:
+      raise RuntimeError("read() failed: Stale file handle")
+    return self.inner[index]
+
+
+@pytest.mark.parametrize("stop", [4, 5, 6])
+def test_records_that_come_back_stay_out_of_the_set_in_hand(dataset, stop, monkeypatch):
+  """Else it would be packed otherwise, and clips given twice or never."""
+  monkeypatch.setattr(records, "PAUSES", ())
+  data, opened = packed(dataset), rows.open_source
+  away = {int(rows.order(NUM, 3, ROWS, 5)[place]) for place in range(6, 40, 3)}
+
+  def open_source(path, split):
+    source = opened(path, split)
+    source.data_source = Away(source.data_source, away)
+    return source
+
+  monkeypatch.setattr(rows, "open_source", open_source)
+  stream = data.open(range(ROWS))
+  entries = [
+    (s, r, ids) for s in range(stop) for r, ids in enumerate(next(stream).clip_ids)
+  ]
+  state = json.loads(json.dumps(stream.get_state()))
+  assert any("left_out" in own for own in state.values())
+  bad, back = frozenset(away), data.open(range(ROWS))
+  assert ledger.once_per_epoch(entries, data, NUM, left_out=bad, state=state) == []
+  wrong = {**state, "3": {**state["3"], "left_out": [0]}}
+  assert len(ledger.once_per_epoch(entries, data, NUM, left_out=bad, state=wrong)) == 1
+  away.clear()
+  back.set_state(state)
+  assert back.get_state() == state
+  entries += [
+    (s, r, ids) for s in range(stop, 40) for r, ids in enumerate(next(back).clip_ids)
+  ]
+  end = back.get_state()
+  assert ledger.once_per_epoch(entries, data, NUM, left_out=bad, state=end) == []
+  assert bad & {int(i) for _, _, ids in entries for i in ids} == bad
+  assert not any("left_out" in own for own in end.values())
 
 
 def test_a_ledger_with_steps_done_again(dataset, alone):

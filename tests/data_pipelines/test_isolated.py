@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pickle
+import resource
 import sys
 import time
 
@@ -39,6 +40,8 @@ def behave(how: str, value: int = 0, given=None):
     print("this is not the answer", input if sys.stdin.read() else "")
   if how == "limits":
     return [given == Limits(fps=5.0), value]
+  if how == "environment":
+    return dict(os.environ)
   if how == "object":
     return Trap("nowhere")
   kinds = {"value": ValueError, "os": OSError, "ours": ZeroDivisionError}
@@ -95,7 +98,7 @@ def test_nothing_to_do_starts_nothing(monkeypatch):
 def test_what_a_worker_says_is_never_unpickled(tmp_path, monkeypatch):
   """A worker that was taken over may say anything."""
   worker, said = tmp_path / "worker", tmp_path / "said"
-  worker.write_text(f"#!/bin/sh\nread call\ncat {said}\nsleep 20\n")
+  worker.write_text(f"#!/bin/sh\necho ready\nread call\ncat {said}\nsleep 20\n")
   worker.chmod(0o755)
   monkeypatch.setattr(isolated.sys, "executable", str(worker))
   trap = pickle.dumps(Trap(tmp_path / "canary"))
@@ -111,3 +114,39 @@ def test_what_a_worker_says_is_never_unpickled(tmp_path, monkeypatch):
   said.write_bytes(b'{"result": 5}\n')
   assert run(("double", 1)) == [5]
   assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("script", ["exit 3", "sleep 20", "echo not yet; sleep 20"])
+def test_a_worker_that_cannot_start_is_no_call_that_was_lost(script, tmp_path, monkeypatch):
+  worker = tmp_path / "worker"
+  worker.write_text(f"#!/bin/sh\n{script}\n")
+  worker.chmod(0o755)
+  monkeypatch.setattr(isolated.sys, "executable", str(worker))
+  monkeypatch.setattr(isolated, "_START", 0.3)
+  with pytest.raises(ValueError, match=r"cannot start \((crashed|timeout)\)"):
+    run(("double", 1))
+
+
+def test_a_lower_limit_of_the_machine_holds(monkeypatch):
+  """Only root may raise one."""
+  limits = {resource.RLIMIT_AS: 5 << 30, resource.RLIMIT_FSIZE: resource.RLIM_INFINITY}
+  monkeypatch.setattr(resource, "getrlimit", lambda kind: (1, limits[kind]))
+  found = {}
+  monkeypatch.setattr(resource, "setrlimit", found.__setitem__)
+  for wanted, given in ((8 << 30, 5 << 30), (3 << 30, 3 << 30)):
+    isolated._limit(resource.RLIMIT_AS, wanted)
+    isolated._limit(resource.RLIMIT_FSIZE, wanted)
+    assert found == {
+      resource.RLIMIT_AS: (given, given), resource.RLIMIT_FSIZE: (wanted, wanted)
+    }  # fmt: skip
+
+
+def test_workers_have_nobodys_keys(monkeypatch):
+  for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_PATH", "PATHS"):
+    monkeypatch.setenv(name, "secret")
+  for name in ("OMP_NUM_THREADS", "LC_NUMERIC", "TMPDIR", "PYTHONHASHSEED"):
+    monkeypatch.setenv(name, "1")
+  (found,) = run(("environment",))
+  assert "secret" not in found.values() and found["PATH"] == os.environ["PATH"]
+  assert all(isolated._ENVIRONMENT.fullmatch(name) for name in found)
+  assert {"OMP_NUM_THREADS", "LC_NUMERIC", "TMPDIR", "PYTHONHASHSEED"} < set(found)

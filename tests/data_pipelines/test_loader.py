@@ -103,7 +103,7 @@ def test_a_clip_longer_than_a_row(source):
 
 def test_missing_datasets_and_splits_are_named(source, latents_path):
   source.path = "nowhere"
-  with pytest.raises(ValueError, match=r"no dataset at 'nowhere'.*config\.data\.path"):
+  with pytest.raises(ValueError, match=r"no dataset at 'nowhere'.*versioned folder"):
     source.open(range(8))
   source.path, source.split = latents_path, "valid"
   with pytest.raises(ValueError, match=r"splits \['train'\], not 'valid'"):

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data_pipelines import ledger, loader, mixture, rows
+from data_pipelines import ledger, loader, mixture
 from sora_jax import configlib
 from sora_jax.text import tokenizers
 from sora_jax.training import workdir as workdir_lib
@@ -168,7 +168,7 @@ def test_names_and_rejected_records_are_of_their_dataset(paths, tmp_path):
   copy = shutil.copytree(paths["videos"], tmp_path / "videos")
   damage.edit(copy, dict.fromkeys(range(100), damage.put("fps", 0.0)))
   stream = mix({**paths, "videos": str(copy)}, images=1.0, videos=1.0).open(range(ROWS))
-  next(stream)
+  read(stream, 30, {})
   rejected = stream.rejected()
   assert len(rejected) > 10 and stream.rejected() == []
   for row in rejected:
@@ -220,6 +220,52 @@ def test_states_of_other_kinds_of_data_are_refused(paths):
     mixed.set_state({"0": {}, "1": {}, "2": {}})
 
 
+def test_another_dataset_under_an_old_name_is_refused(paths):
+  """A part that was removed has its place kept, and that is of its own order only."""
+  stream = mix(paths, images=1.0, videos=1.0).open(range(ROWS))
+  read(stream, 8, {})
+  without = mix(paths, videos=1.0).open(range(ROWS))
+  without.set_state(continued(stream))
+  read(without, 3, {})
+  state = continued(without)
+  same = packed(paths["images"], seed=len("images"))
+  for change, told in (
+    ({"path": paths["shapes"]}, "the number of records was 149, and is 170"),
+    ({"seed": 1}, "seed was 6, and is 1"),
+    ({"packing_bins": 4}, "packing_bins was 3, and is 4"),
+    ({"token_drop": 0.5}, "token_drop was 0.0, and is 0.5"),
+  ):
+    data = mix(paths, images=1.0, videos=1.0)
+    data.parts["images"] = mixture.Part(data=dataclasses.replace(same, **change))
+    with pytest.raises(ValueError, match=rf"data\.parts\.images: .*{told} now"):
+      data.open(range(ROWS)).set_state(state)
+    alone = dataclasses.replace(same, **change).open(range(ROWS))
+    with pytest.raises(ValueError, match=told):
+      alone.set_state({row: own["parts"]["images"] for row, own in state.items()})
+  mix(paths, images=1.0, videos=1.0).open(range(ROWS)).set_state(state)
+
+
+def test_an_order_that_a_checkpoint_does_not_tell_is_taken(paths):
+  stream, again = (packed(paths["images"]).open(range(ROWS)) for _ in range(2))
+  next(stream)
+  state = {row: {k: v for k, v in own.items() if k != "order"}
+           for row, own in continued(stream).items()}  # fmt: skip
+  again.set_state(state)
+  assert again.get_state() == stream.get_state()
+
+
+def test_bad_records_of_a_part_name_it(paths, tmp_path):
+  copy = shutil.copytree(paths["videos"], tmp_path / "videos")
+  # None of those that are asked when it is opened.
+  damage.edit(copy, dict.fromkeys(range(100, 130), damage.put("caption", b"\xff")))
+  data = mix(paths, images=1.0, videos=1.0)
+  data.parts["videos"].data.max_bad_records = 3
+  data.parts["videos"].data.path = str(copy)
+  opened = data.open(range(ROWS))
+  with pytest.raises(ValueError, match=r"^data\.parts\.videos: .* max_bad_records is 3"):
+    read(opened, 30, {})
+
+
 def test_configs_of_mixtures(paths, helpers, tmp_path):
   """They go through config.json, and differ where they differ."""
   data = mix(paths, images=0.5, videos=0.5)
@@ -236,4 +282,3 @@ def test_configs_of_mixtures(paths, helpers, tmp_path):
     configlib.from_json(broken)
   workdir_lib.claim(tmp_path, run)
   workdir_lib.claim(tmp_path, again)
-  assert rows.open_source(data.parts["images"].data.path, "train")

@@ -222,16 +222,43 @@ def test_a_read_that_fails_is_tried_again(good, monkeypatch):
     "detail": "latents-train.array_record-00000-of-00004: RuntimeError: read() failed: "
               "Stale file handle",
   }]  # fmt: skip
-  # Its shard gets no more patience, until one of its records is read again.
-  assert read.use(6, lambda record: record) is None
-  assert read.use(12, lambda record: record["index"]) == 12
+  # One bad record takes no patience from the others of its shard.
+  assert read.use(6, lambda record: record["caption"]) == b"clip number 6"
   assert waited == [0.1, 0.2] * 2 + [0.1]
-  assert read.use(5, lambda record: record["index"]) == 5
-  assert read.use(4, lambda record: record["index"]) == 4
-  assert waited == [0.1, 0.2] * 2 + [0.1, 0.1]
   # What is known to be bad is not read again.
   reads = source.reads
   assert read.use(8, lambda record: record) is None and source.reads == reads
+
+
+def test_a_shard_that_fails_and_fails_gets_no_more_patience(good, monkeypatch):
+  waited = []
+  monkeypatch.setattr(records.time, "sleep", waited.append)
+  monkeypatch.setattr(records, "PAUSES", (0.1,))
+  read, _ = flaky(good, {0: 9, 1: 9, 2: 9, 3: 9, 12: 1, 5: 1})
+  assert [read.use(i, lambda record: record) for i in (0, 1, 2)] == [None] * 3
+  assert waited == [0.1] * 3
+  assert read.use(3, lambda record: record) is None and len(waited) == 3
+  assert read.use(12, lambda record: record["index"]) == 12 and len(waited) == 4
+  # Until one of its records is read again.
+  assert read.use(4, lambda record: record["index"]) == 4
+  assert read.use(5, lambda record: record["index"]) == 5 and len(waited) == 5
+
+
+def test_a_full_memory_makes_no_record_bad(good, monkeypatch):
+  read, source = flaky(good, {})
+
+  def full(*args, **kwargs):
+    raise MemoryError
+
+  for place, name in (
+    (type(source), "__getitem__"), (type(read._features), "deserialize_example_np")
+  ):  # fmt: skip
+    with monkeypatch.context() as patch:
+      patch.setattr(place, name, full)
+      with pytest.raises(MemoryError):
+        read.use(7, lambda record: record)
+  assert read.rejected() == []
+  assert read.use(7, lambda record: record["index"]) == 7
 
 
 def test_above_the_limit_the_run_stops_and_lists_them(dataset):
@@ -243,7 +270,7 @@ def test_above_the_limit_the_run_stops_and_lists_them(dataset):
     take(stream, 16)
   for i in (4, 5, 6):
     assert f"clip{i}: bad_fps, fps is 0.0" in str(error.value)
-  assert "--config.data.max_bad_records" in str(error.value)
+  assert "larger max_bad_records" in str(error.value)
   # What stopped the run is still told of.
   assert told(stream) == dict.fromkeys((4, 5, 6), "bad_fps")
   with pytest.raises(ValueError, match="1 bad records"):
@@ -255,7 +282,7 @@ def test_an_error_lists_twenty(dataset):
   with pytest.raises(ValueError, match="and 6 more") as error:
     take(packed(dataset, max_bad_records=25).open(range(4)), 40)
   assert str(error.value).count(": empty_caption, ") == 20
-  assert "--config.data.empty_captions trains" in str(error.value)
+  assert "with empty_captions, clips" in str(error.value)
 
 
 def test_empty_captions_where_they_are_wanted(dataset):
@@ -267,6 +294,7 @@ def test_empty_captions_where_they_are_wanted(dataset):
 
 def test_skipped_long_clips_are_told_of_once_and_not_counted(good, monkeypatch):
   monkeypatch.setattr(records, "_MOST_IN_A_ROW", 25)
+  monkeypatch.setattr(records, "_LISTED", 40)
   stream = packed(
     good, tokens_per_row=20, skip_too_long=True, max_bad_records=0
   ).open(range(4))
@@ -276,12 +304,31 @@ def test_skipped_long_clips_are_told_of_once_and_not_counted(good, monkeypatch):
     left, "too_long"
   )
   assert len(rejected) == len(left) > 0
+  # Nothing is kept of those behind the first few, but their count.
+  monkeypatch.setattr(records, "_LISTED", 3)
+  stream = packed(
+    good, tokens_per_row=20, skip_too_long=True, max_bad_records=0
+  ).open(range(4))
+  take(stream, 40)
+  assert len(stream.rejected()) == 3 < len(left) <= stream.records.too_long
+
+
+def test_a_long_clip_that_goes_bad_is_told_of(good):
+  read, source = flaky(good, {})
+
+  def long(record):
+    raise checks.Unusable(checks.TOO_LONG, "far too long")
+
+  assert [read.use(4, long), read.use(4, long), read.too_long] == [None, None, 2]
+  source.failures[4] = 10**6
+  assert read.use(4, long) is None and read.is_bad(4)
+  assert [row["reason"] for row in read.rejected()] == ["too_long", "unreadable"]
 
 
 def test_a_stream_that_has_nothing_left_ends(good, monkeypatch):
   monkeypatch.setattr(records, "_MOST_IN_A_ROW", 200)
   stream = packed(good, tokens_per_row=1, skip_too_long=True).open(range(4))
-  with pytest.raises(ValueError, match=r"last 200 .* left out.*\{'too_long': 40\}"):
+  with pytest.raises(ValueError, match=r"last 201 .* left out.*\{'too_long': 201\}"):
     next(stream)
 
 
@@ -298,9 +345,20 @@ def test_what_records_have_in_common_is_what_most_have(dataset):
 def test_names(dataset):
   damage.edit(dataset, {3: b"", 4: damage.put("id", b"a\x1b[31m/\xff.mp4")})
   stream = packed(dataset).open(range(4))
+  take(stream, 16)
   assert stream.names([17, 3, 4, 99]) == [
     f"{dataset}#clip17", f"{dataset}#3", f"{dataset}#a [31m/�.mp4", f"{dataset}#99"
   ]  # fmt: skip
+
+
+def test_names_read_nothing_and_are_of_the_last_records(good, monkeypatch):
+  monkeypatch.setattr(records, "_NAMED", 2)
+  read, source = flaky(good, {})
+  for index in (1, 2, 1, 3):
+    read.use(index, lambda record: record)
+  reads = source.reads
+  assert [read.name(i) for i in (1, 2, 3, 30)] == ["d#clip1", "d#2", "d#clip3", "d#30"]
+  assert source.reads == reads
 
 
 def test_embeddings(tmp_path):

@@ -32,7 +32,7 @@ def test_tpu_vm_copies_installs_mounts_and_starts():
   scripts = [w.removeprefix("--command=") for w in words if w.startswith("--command=")]
   install, start = scripts
   assert "pip install -q -c constraints.txt -e .[tpu]" in install
-  assert "gcsfuse --implicit-dirs mine /gcs" in install
+  assert "gcsfuse --implicit-dirs --rename-dir-limit=1000000 mine /gcs" in install
   (background,) = [line for line in start.splitlines() if line.startswith("nohup")]
   assert "'/gcs/a b'" in shlex.split(background)[4] or "/gcs/a b" in background
   assert "xla_tpu_megacore_fusion_allow_ags=false" in start

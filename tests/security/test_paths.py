@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import tensorflow_datasets as tfds
 
-from data_pipelines import captioned_files, datasets
+from data_pipelines import captioned_files, datasets, rows
 from sora_jax import configlib
 from sora_jax.generation import prompts, video_files
 from sora_jax.weights import folders
@@ -124,23 +125,62 @@ def test_configs_name_our_classes_only(path):
     configlib.from_json(json.dumps({"a": {"__class__": path}}))
 
 
+_TEXT = "tensorflow_datasets.core.features.text_feature.Text"
+_EVIL = {"type": "evil.features.X", "content": {}}
+
+
 @pytest.mark.parametrize(
-  ("file", "old", "new"),
+  ("file", "change"),
   [
-    ("features.json", "tensorflow_datasets.core.features.scalar", "os.path"),
-    ("features.json", "tensorflow_datasets.core.features.scalar", "evil.features"),
-    ("dataset_info.json", "{DATASET}-", "../{DATASET}-"),
-    ("dataset_info.json", "{DATASET}-", "/etc/{DATASET}-"),
-    ("dataset_info.json", '"latents"', '"../latents"'),
-    ("dataset_info.json", '"train"', '"../train"'),
+    ("features.json", {"pythonClassName": "os.path.X"}),
+    ("features.json", {"pythonClassName": "tensorflow_datasets.core.features.evil.X"}),
+    ("features.json", {"pythonClassName": [_TEXT]}),
+    ("features.json", {"python_class_name": "evil.features.X"}),
+    ("features.json", _EVIL),
+    ("features.json", {"features_dict": {"features": {"a": _EVIL}}}),
+    ("features.json", {"jsonFeature": {"json": json.dumps({"a": _EVIL})}}),
+    ("features.json", {"featuresDict": {"features": {"a": _EVIL}}}),
+    ("features.json", {"featuresDict": {"features": {"a": _EVIL | {
+      "pythonClassName": _TEXT}}}}),
+    ("features.json", {"featuresDict": {"features": {"../a": {
+      "pythonClassName": _TEXT}}}}),
+    ("features.json", {"featuresDict": [_EVIL]}),
+    ("dataset_info.json", {"name": "../latents"}),
+    ("dataset_info.json", {"fileFormat": "x/../../y"}),
+    ("dataset_info.json", {"module_name": "evil"}),
+    ("dataset_info.json", {"splits": [{"name": "../train"}]}),
+    ("dataset_info.json", {"splits": [{"filepathTemplate": "/etc/{DATASET}"}]}),
+    ("dataset_info.json", {"splits": [{"filepath_template": "../{DATASET}"}]}),
+    ("dataset_info.json", {"splits": {"filepath_template": "../{DATASET}"}}),
+    ("dataset_info.json", {"splits": ["../train"]}),
   ],
 )  # fmt: skip
-def test_datasets_describe_themselves_only(latents_path, tmp_path, file, old, new):
+def test_datasets_describe_themselves_only(latents_path, tmp_path, file, change):
   """TFDS imports the classes that are named, and fills names into paths."""
-  folder = pathlib.Path(shutil.copytree(latents_path, tmp_path / "copy"))
-  datasets.check_description(folder)
-  text = (folder / file).read_text()
-  assert old in text
-  (folder / file).write_text(text.replace(old, new))
-  with pytest.raises(ValueError, match=rf"{file}.*(names the class|leads out)"):
-    datasets.check_description(folder)
+  for name in ("features.json", "dataset_info.json"):
+    shutil.copy(pathlib.Path(latents_path, name), tmp_path)
+  datasets.check_description(tmp_path)
+  described = json.loads((tmp_path / file).read_text())
+  (tmp_path / file).write_text(json.dumps({**described, **change}))
+  told = "names the class|leads out|has the field|in place of an object"
+  with pytest.raises(ValueError, match=rf"{file}.*({told})"):
+    datasets.check_description(tmp_path)
+
+
+def test_a_class_that_is_named_is_not_imported(latents_path, tmp_path, monkeypatch):
+  """Of the spellings that TFDS takes, by its own reader."""
+  monkeypatch.syspath_prepend(tmp_path)
+  canary = tmp_path / "canary"
+  for number, key in enumerate(("pythonClassName", "python_class_name", "type")):
+    (tmp_path / f"evil{number}.py").write_text(f"open({str(canary)!r}, 'w')\n")
+    evil = {key: f"evil{number}.X", **({"content": {}} if key == "type" else {"text": {}})}
+    for name in ("features.json", "dataset_info.json"):
+      shutil.copy(pathlib.Path(latents_path, name), tmp_path)
+    (tmp_path / "features.json").write_text(json.dumps(evil))
+    with pytest.raises(ValueError, match=r"features\.json names the class"):
+      rows.open_source(str(tmp_path), "train")
+    assert not canary.exists()
+    with pytest.raises(ValueError, match="evil"):
+      tfds.features.FeatureConnector.from_config(str(tmp_path))
+    assert canary.exists(), "or this shows nothing"
+    canary.unlink()

@@ -26,6 +26,7 @@ def asked(monkeypatch):
         raise fail
       model = types.SimpleNamespace(config=types.SimpleNamespace())
       model.eval = lambda: model
+      model.state_dict = dict
       model.to = lambda device: model
       return model
 
@@ -52,6 +53,29 @@ def test_only_safetensors_and_only_from_here(asked, tmp_path):
   assert encoder.max_tokens == 512
   assert asked["model"] == {"use_safetensors": True, "local_files_only": True}
   assert asked["tokenizer"] == {"trust_remote_code": False, "local_files_only": True}
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_the_digest_is_also_of_the_tokenizer(asked, tmp_path, parts):
+  """Other tokens of the same caption are other embeddings."""
+  names = ("text_encoder", "tokenizer") if parts else (".", ".")
+  folders = [tmp_path / name for name in names]
+  for folder in folders:
+    folder.mkdir(exist_ok=True)
+  write(folders[0], '{"model_type": "t5"}')
+
+  def digest(**options):
+    return pretrained.PretrainedText(tmp_path, **options).fingerprint()
+
+  seen = [digest(), digest(max_tokens=9)]
+  for name in ("tokenizer.json", "spiece.model", "vocab.json", "merges.txt"):
+    for content in ("one", "two"):
+      (folders[1] / name).write_text(content)
+      seen.append(digest())
+  write(folders[0], '{"model_type": "t5", "num_heads": 3}')
+  seen.append(digest())
+  (folders[1] / "README.md").write_text("words")
+  assert len(set(seen)) == len(seen) and digest() == seen[-1]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sora_jax import configlib
-from sora_jax.training import checkpoint, guard, loop, metrics, rerun
+from sora_jax.training import checkpoint, guard, loop, metrics, preemption, rerun
 from sora_jax.training.state import TrainState
 from sora_jax.weights import folders
 
@@ -91,7 +91,7 @@ def test_missing_files_and_manifests(saved, tmp_path, capsys):
   (tmp_path / "a" / "checkpoints" / "2" / "manifest.json").unlink()
   # The manifest is written last: a step without one was not finished.
   assert restore(tmp_path / "a")[0] == 1
-  assert "checkpoint 2 is damaged and set aside" in capsys.readouterr().err
+  assert "checkpoint 2 cannot be used and is set aside" in capsys.readouterr().err
   # Unless no step has one.
   shutil.copytree(saved, tmp_path / "a", dirs_exist_ok=True)
   for path in (tmp_path / "a" / "checkpoints").glob("*/manifest.json"):
@@ -105,8 +105,35 @@ def test_missing_files_and_manifests(saved, tmp_path, capsys):
   assert restore(tmp_path / "a")[0] == 1
   for path in files_of(tmp_path / "a", 1):
     path.unlink()
-  with pytest.raises(ValueError, match="none of the checkpoints"):
-    restore(tmp_path / "a")
+  for _ in range(2):  # and the next time it is still no new run
+    with pytest.raises(ValueError, match="none of the checkpoints"):
+      restore(tmp_path / "a")
+
+
+def test_going_back_deletes_nothing_before_it_has_found_something(saved, tmp_path):
+  shutil.copytree(saved, tmp_path / "a")
+  saver = checkpoint.Checkpointer(tmp_path / "a", keep=3)
+  saver.save(small_state(3), {}, step=3)
+  with pytest.raises(ValueError, match=r"a checkpoint below step 1 .* there is none"):
+    saver.roll_back(small_state(0), before=1)
+  path = max(files_of(tmp_path / "a", 2), key=lambda p: p.stat().st_size)
+  path.write_bytes(path.read_bytes()[1:])
+  step, state = saver.roll_back(small_state(0), before=3)
+  assert step == 1 and int(state.step) == 1
+  saver.close()
+  assert sorted(p.name for p in (tmp_path / "a" / "checkpoints").iterdir()) == ["1"]
+
+
+def test_no_manifest_for_want_of_room_is_told(saved, tmp_path, monkeypatch, capsys):
+  shutil.copytree(saved, tmp_path / "a")
+  saver = checkpoint.Checkpointer(tmp_path / "a")
+  with monkeypatch.context() as patched:
+    patched.setattr(folders, "sha256", lambda path: (_ for _ in ()).throw(OSError(28, "x")))
+    with pytest.raises(OSError, match="step 3 could not be saved"):
+      saver.save_last(small_state(3), {}, step=3)
+  assert "no manifest for checkpoint 3 yet" in capsys.readouterr().err
+  saver.close()  # there is room again
+  assert restore(tmp_path / "a")[0] == 3
 
 
 def test_shares_of_several_processes(tmp_path):
@@ -160,8 +187,6 @@ def test_sampling_refuses_a_damaged_step(saved, tmp_path):
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(saved, tmp_path, capsys):
   shutil.copytree(saved, tmp_path / "a")
   saver = checkpoint.Checkpointer(tmp_path / "a")
-  real = saver._manager.save
-
   def full(*args, **kwargs):
     raise OSError(28, "No space left on device")
 
@@ -172,7 +197,6 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(saved, tmp_path, capsys)
   saver.save(small_state(4), {"0": {}}, step=4)  # there is room again
   saver.close()
   assert restore(tmp_path / "a")[0] == 4
-  assert real is not full
 
 
 def test_the_end_of_a_run_that_cannot_be_saved_is_an_error(saved, tmp_path):
@@ -263,7 +287,7 @@ def test_a_batch_of_nan_changes_nothing_and_is_listed(
 
 
 def test_a_spike_leads_back_to_a_checkpoint_and_past_its_data(
-  helpers, latents_path, tmp_path, capsys
+  helpers, latents_path, tmp_path, capsys, monkeypatch
 ):
   """As if the batches from that checkpoint on to where it was seen had not been there."""
   config = helpers.tiny_config(latents_path, num_steps=10)
@@ -275,6 +299,14 @@ def test_a_spike_leads_back_to_a_checkpoint_and_past_its_data(
   assert [row["step"] for row in rows] == list(range(1, 11))
   expected = loop.train(with_trouble(config, "missing", 6, 7, 8), tmp_path / "b")
   assert_same(end, expected)
+
+  # Ended between the second spike and the verdict, and resumed: the same.
+  with monkeypatch.context() as patched:
+    patched.setattr(preemption.Preemption, "reached", lambda self, step: step == 8)
+    loop.train(with_trouble(config, "spike", 6, 7), tmp_path / "c")
+  assert checkpoint.newest_step(tmp_path / "c") == 8
+  (tmp_path / "c" / "config.json").write_text(configlib.to_json(config))
+  assert_same(loop.train(config, tmp_path / "c"), expected)
 
 
 def test_the_guard():
