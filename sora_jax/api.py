@@ -64,13 +64,13 @@ class BatchIterator(Protocol):
 
   def rejected(self) -> list[dict[str, Any]]:
     """Records left out since the last call, each {"dataset", "index", "id", "reason",
-    "detail"}, and each told of once in a process. May be called from another thread,
-    and after `__next__` has raised.
+    "detail"}, and each told of once in a process (of those that are too_long, some).
+    May be called from another thread, and after `__next__` has raised.
     """
 
   def names(self, clip_ids: list[int]) -> list[str]:
-    """What the clips of those numbers are called (DATASET#ID), for people to read. May
-    be called from another thread.
+    """What the clips of those numbers are called, for people to read: DATASET#ID, or
+    DATASET#INDEX if it was not read lately. May be called from another thread.
     """
 
 

@@ -48,6 +48,7 @@ class Report:
     """Tells of a step; returns how many updates in a row were left out by now."""
     values = {k: float(v) for k, v in jax.device_get(values).items()}
     left_out = int(values.pop("left_out"))
+    self._note_bad_records()
     if left_out:
       self._skipped(number, values, batch)
     self._profiler.step()
@@ -58,8 +59,9 @@ class Report:
     return left_out
 
   def _summary(self, number: int) -> None:
-    self._note_bad_records()
-    summary = self._window.close() | {"bad_records": len(self._bad)}
+    # What is too long for a row is told of in part, and is not bad.
+    bad = sum("too_long" not in row for row in self._bad)
+    summary = self._window.close() | {"bad_records": bad}
     self._log.write(number, summary)
     shown = {"loss": f"{summary['loss']:.4f}"}
     if "useful_tokens_per_s" in summary:
@@ -68,8 +70,8 @@ class Report:
       shown["MFU"] = f"{100 * summary['mfu']:.1f} %"
     if "psnr_db" in summary:
       shown["PSNR"] = f"{summary['psnr_db']:.1f} dB"
-    if self._bad:
-      shown["bad records"] = str(len(self._bad))
+    if bad:
+      shown["bad records"] = str(bad)
     self._bar.set_postfix(shown, refresh=False)
     self._profiler.look(number)
 

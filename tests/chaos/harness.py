@@ -139,7 +139,7 @@ def undisturbed(dataset: pathlib.Path, out: pathlib.Path, steps: int) -> Run:
 
 def disturbed(
   run: Run, rng: random.Random, *, processes: list[int], more: Callable[[], bool],
-  told: Callable[[str, str], None],
+  told: Callable[[str, str], None], within: int = 24,
 ) -> None:  # fmt: skip
   """One job to its end; faults come while `more` says so.
 
@@ -149,6 +149,7 @@ def disturbed(
     processes: one of these is the number of the next attempt.
     more: asked before every fault.
     told: called with every fault and what came of it.
+    within: so many steps of an attempt its fault comes.
 
   Raises:
     AssertionError: something was not survived; says what.
@@ -164,7 +165,7 @@ def disturbed(
       assert found >= run.expected, "the damage of a checkpoint was not found"
       run.expected = 0
       if disturbing:
-        _until_steps(run, rng.randrange(24))
+        _until_steps(run, rng.randrange(within))
         _sleep(run, rng.uniform(0.0, 0.3))
       else:
         run.process.wait()

@@ -13,12 +13,12 @@ def runs(tmp_path_factory):
   """(disturbed, undisturbed, what was done)."""
   out = tmp_path_factory.mktemp("chaos")
   dataset = harness.write_dataset(out / "data")
-  peaceful = harness.undisturbed(dataset, out, steps=24)
-  run = harness.Run(dataset, out / "run", out / "notes", 24)
+  peaceful = harness.undisturbed(dataset, out, steps=40)
+  run = harness.Run(dataset, out / "run", out / "notes", 40)
   done = []
   harness.disturbed(
     run, random.Random(4), processes=[1], more=lambda: len(done) < 4,
-    told=lambda name, did: done.append(name),
+    told=lambda name, did: done.append(name), within=6,
   )  # fmt: skip
   return run, peaceful, done
 
