@@ -198,7 +198,7 @@ def helpers():
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """The longest files first, so that two workers end together."""
-  first = ("test_demo", "test_processes", "test_loop", "test_dit")
+  first = ("test_demo", "test_processes", "test_survival", "test_loop", "test_dit")
 
   def place(item: pytest.Item) -> int:
     name = item.path.stem

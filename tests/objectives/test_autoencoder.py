@@ -8,7 +8,7 @@ import pytest
 from sora_jax import sharding
 from sora_jax.nn.skeleton import Skeleton
 from sora_jax.objectives import autoencoder as objective_lib
-from sora_jax.training import loop, optimizer
+from sora_jax.training import loop, metrics, optimizer
 from sora_jax.training.config import TrainConfig
 from sora_jax.vae import bottlenecks, discriminator, factorized, perceptual
 
@@ -48,7 +48,7 @@ def test_the_loop_trains_it(objective, tmp_path, helpers):
     mesh=sharding.MeshConfig(), num_steps=40, ema_decay=0.9, log_every=20,
   )  # fmt: skip
   loop.train(config, tmp_path)
-  rows = loop.metrics.read(tmp_path)
+  rows = metrics.read(tmp_path)
   assert rows[-1]["mse"] < 0.7 * rows[0]["mse"]
 
 
