@@ -28,7 +28,7 @@ from sora_jax.training.state import TrainState
 from sora_jax.weights import folders
 
 # Of a checkpoint, in bytes: several threads can hash several files, or only some of them.
-_FILE_SIZE = 256 << 20
+_FILE_SIZE = 64 << 20
 _DAMAGED_KEPT = 4  # folders in WORKDIR/damaged
 
 

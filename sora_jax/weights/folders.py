@@ -108,7 +108,8 @@ def verify(
       )
 
   with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-    for _ in pool.map(check, names):
+    # The largest first, so that all threads end together.
+    for _ in pool.map(check, sorted(names, key=lambda name: -expected[name][0])):
       pass
   return True
 
