@@ -55,7 +55,7 @@ def pod(options, command: shell.Command) -> dict:
         "command": command,
         "env": [
           {"name": "LIBTPU_INIT_ARGS", "value": init_args},
-          {"name": "SORA_JAX_PREEMPTED_CODE", "value": "75"},
+          *({"name": name, "value": value} for name, value in shell.PREEMPTED.items()),
         ],
         "resources": {"limits": {"google.com/tpu": chips}},
         "ports": [{"containerPort": 8471}, {"containerPort": 8080}],
@@ -104,7 +104,9 @@ def manifest(options, command: shell.Command) -> dict:
           "completionMode": "Indexed", "backoffLimit": 0,
           "podFailurePolicy": {"rules": [{
             "action": "FailJob",
-            "onExitCodes": {"containerName": "train", "operator": "In", "values": [2]},
+            "onExitCodes": {
+              "containerName": "train", "operator": "In", "values": [shell.USER_ERROR],
+            },
           }]},
           "template": pod(options, command),
         }},

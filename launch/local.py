@@ -23,7 +23,6 @@ import time
 from launch import shell
 
 _GRACE_SECONDS = 30.0
-_USER_ERROR = 2  # of our commands: the same again would fail the same
 
 
 def environment(number: int, num_processes: int, devices: int, port: int) -> dict[str, str]:
@@ -129,10 +128,10 @@ def main() -> None:
     quiet=options.quiet,
   )  # fmt: skip
   if options.restarts:
-    os.environ["SORA_JAX_PREEMPTED_CODE"] = "75"
+    os.environ |= shell.PREEMPTED
   for attempt in range(options.restarts + 1):
     code = launcher.run()
-    if launcher.told or code in (0, _USER_ERROR) or attempt == options.restarts:
+    if launcher.told or code in (0, shell.USER_ERROR) or attempt == options.restarts:
       break
     print(f"attempt {attempt} ended with {code}; all are started again", flush=True)
   sys.exit(code)

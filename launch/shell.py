@@ -9,6 +9,15 @@ import subprocess
 import sys
 
 Command = list[str]
+# Exit codes of our commands: the same again would fail the same; and what a run that
+# SIGTERM ended says if it is told so by this variable: again, please.
+USER_ERROR = 2
+PREEMPTED = {"SORA_JAX_PREEMPTED_CODE": "75"}
+
+
+def exports() -> list[str]:
+  """Lines of a script that give `PREEMPTED` to the training command."""
+  return [f"export {name}={value}" for name, value in PREEMPTED.items()]
 
 
 def run_all(commands: list[Command], *, dry_run: bool) -> None:

@@ -37,11 +37,12 @@ def script(options, command: shell.Command) -> str:
     "",
     f"export XLA_FLAGS={shlex.quote(_XLA_FLAGS)}",
     f"export XLA_PYTHON_CLIENT_MEM_FRACTION={_MEMORY}",
-    "export SORA_JAX_PREEMPTED_CODE=75",
+    *shell.exports(),
     f"srun --kill-on-bad-exit=1 {shlex.join(command)}",
     "code=$?",
-    f"if [ $code -ne 0 ] && [ $code -ne 2 ] && [ ${{SLURM_RESTART_COUNT:-0}} -lt "
-    f"{options.restarts} ]; then scontrol requeue $SLURM_JOB_ID; fi",
+    f"if [ $code -ne 0 ] && [ $code -ne {shell.USER_ERROR} ] && "
+    f"[ ${{SLURM_RESTART_COUNT:-0}} -lt {options.restarts} ]; then "
+    "scontrol requeue $SLURM_JOB_ID; fi",
     "exit $code",
   ]
   return "\n".join(lines) + "\n"

@@ -5,9 +5,10 @@ Used by: tpu_vm.py, multislice.py.
 
 import shlex
 
+from launch import shell
+
 HOME = "sora_jax_run"  # on the worker, below the home folder
 LOG = f"{HOME}/train.log"
-_USER_ERROR = 2  # of our commands: the same again would fail the same
 
 
 def setup(bucket: str | None) -> str:
@@ -38,13 +39,14 @@ def start(command: list[str], *, init_args: str, restarts: int) -> str:
   words = shlex.join(command)
   loop = (
     f"for attempt in $(seq 0 {restarts}); do {words} && exit 0; code=$?; "
-    f'echo "attempt $attempt ended with $code"; [ $code -eq {_USER_ERROR} ] && exit $code; '
+    'echo "attempt $attempt ended with $code"; '
+    f"[ $code -eq {shell.USER_ERROR} ] && exit $code; "
     "sleep 30; done"
   )
   return "\n".join([
     "set -e", f"cd ~/{HOME}", "source .venv/bin/activate",
     f"export LIBTPU_INIT_ARGS={shlex.quote(init_args)}",
-    "export SORA_JAX_PREEMPTED_CODE=75",
+    *shell.exports(),
     f"nohup setsid bash -c {shlex.quote(loop)} > ~/{LOG} 2>&1 < /dev/null &",
     f"echo $! > ~/{HOME}/pid",
   ])  # fmt: skip

@@ -105,7 +105,7 @@ class Peers:
     with contextlib.suppress(Exception):
       call()
 
-  def _end(self, message: str, code: int = LOST) -> None:
+  def _end(self, message: str, code: int) -> None:
     again = "" if code == 2 else (
       "; all processes end now, and the same command goes on from the newest checkpoint"
     )  # fmt: skip

@@ -18,6 +18,7 @@ from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
 from sora_jax import chips, distributed
+from sora_jax.weights import folders
 
 
 def progress(total: int, *, initial: int = 0, desc: str, unit: str = "it") -> tqdm.tqdm:
@@ -105,10 +106,8 @@ class MetricLog:
     """Forgets the steps after a checkpoint, which are done again."""
     if distributed.is_primary():
       kept = [row for row in read(self._path.parent) if row["step"] <= step]
-      partial = self._path.with_suffix(".partial")
       try:
-        partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        partial.rename(self._path)
+        folders.write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
       except OSError as error:
         tell(f"WARNING: {self._path} keeps steps that are done again: {error.strerror}")
 
@@ -116,20 +115,23 @@ class MetricLog:
     if not distributed.is_primary():
       return
     append(self._path, {"step": step, "time": round(time.time(), 3), **values})
-    with contextlib.suppress(OSError):
-      for name, value in values.items() if self._events else ():
-        told = summary.scalar(name, value)
-        self._events.write_event(
-          event_pb2.Event(wall_time=time.time(), step=step, summary=told)
-        )
-      if self._events:
-        self._events.flush()
+    if self._events is not None:
+      with contextlib.suppress(OSError):
+        self._write_events(step, values)
     if self._wandb is not None:
       self._wandb.log(dict(values), step=step)
 
+  def _write_events(self, step: int, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+      told = summary.scalar(name, value)
+      self._events.write_event(
+        event_pb2.Event(wall_time=time.time(), step=step, summary=told)
+      )
+    self._events.flush()
+
   def close(self) -> None:
-    with contextlib.suppress(OSError):
-      if self._events:
+    if self._events is not None:
+      with contextlib.suppress(OSError):
         self._events.close()
     if self._wandb is not None:
       self._wandb.finish()
@@ -202,13 +204,10 @@ class Window:
     self._first = True
     chip = chips.of_kind(jax.devices()[0].device_kind)
     self._peak_flops = chip and chip.flops * jax.device_count()
-    self._open()
+    self.reset()
 
   def reset(self) -> None:
-    """Forgets the steps since the last line, which were undone."""
-    self._open()
-
-  def _open(self) -> None:
+    """Forgets the steps since the last line: they are told of, or were undone."""
     self._start = time.perf_counter()
     self._rows: list[Mapping[str, float]] = []
     self._waited = 0.0
@@ -244,5 +243,5 @@ class Window:
     memory = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in memory:
       summary["hbm_peak_gib"] = memory["peak_bytes_in_use"] / 2**30
-    self._open()
+    self.reset()
     return summary

@@ -42,7 +42,9 @@ class Report:
     self._rollbacks = len(rollbacks)
     # The checkpoint that the guard went back to last.
     self.rolled_to: int | None = rollbacks[-1]["to"] if rollbacks else None
-    self._bad = {tuple(row.values()) for row in metrics.read_rows(self._quarantine)}
+    # Each row of the quarantine, by all of its values: its reason.
+    quarantined = metrics.read_rows(self._quarantine)
+    self._bad = {tuple(row.values()): row["reason"] for row in quarantined}
 
   def step(self, number: int, values: Any, waited: float, batch: Any) -> int:
     """Tells of a step; returns how many updates in a row were left out by now."""
@@ -60,7 +62,7 @@ class Report:
 
   def _summary(self, number: int) -> None:
     # What is too long for a row is told of in part, and is not bad.
-    bad = sum("too_long" not in row for row in self._bad)
+    bad = sum(reason != "too_long" for reason in self._bad.values())
     summary = self._window.close() | {"bad_records": bad}
     self._log.write(number, summary)
     shown = {"loss": f"{summary['loss']:.4f}"}
@@ -112,7 +114,7 @@ class Report:
     for row in self._batches.rejected():
       # A run that is resumed meets some of them again.
       if tuple(row.values()) not in self._bad:
-        self._bad.add(tuple(row.values()))
+        self._bad[tuple(row.values())] = row["reason"]
         metrics.append(self._quarantine, row)
 
   def rolled_back(self, number: int, to: int) -> None:

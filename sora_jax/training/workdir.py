@@ -8,6 +8,7 @@ from typing import Any
 
 from sora_jax import configlib, distributed
 from sora_jax.training import config as train_config
+from sora_jax.weights import folders
 
 
 def claim(workdir: pathlib.Path, config: Any) -> None:
@@ -37,6 +38,4 @@ def claim(workdir: pathlib.Path, config: Any) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     text = configlib.to_json(config)
     if not path.exists() or path.read_text() != text:
-      partial = path.with_suffix(".partial")
-      partial.write_text(text)
-      partial.rename(path)
+      folders.write_whole(path, text)

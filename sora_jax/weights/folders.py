@@ -52,6 +52,13 @@ def creating(out: str | pathlib.Path) -> Iterator[pathlib.Path]:
     shutil.rmtree(partial, ignore_errors=True)
 
 
+def write_whole(path: pathlib.Path, text: str) -> None:
+  """Writes a file that is there whole, or as it was."""
+  partial = path.with_suffix(".partial")
+  partial.write_text(text)
+  partial.rename(path)
+
+
 def write_manifest(folder: pathlib.Path, share: tuple[int, int] = WHOLE) -> None:
   """The manifest of this process's share of the files under the folder."""
   number, count = share
@@ -63,9 +70,7 @@ def write_manifest(folder: pathlib.Path, share: tuple[int, int] = WHOLE) -> None
     for name, digest in zip(names, digests)
   }
   path = folder / (MANIFEST if count == 1 else f"manifest-{number + 1}-of-{count}.json")
-  partial = path.with_suffix(".partial")
-  partial.write_text(json.dumps({"files": files}, indent=1))
-  partial.rename(path)
+  write_whole(path, json.dumps({"files": files}, indent=1))
 
 
 def verify(
